@@ -1,0 +1,81 @@
+"""autoaccel: the fastest way to train a model to the accuracy you need, on this hardware, found within a budget.
+
+Public names are resolved lazily: importing autoaccel loads neither torch, optuna nor ray.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoaccel.api import TrainResult, TuneResult, train, tune
+    from autoaccel.budget import Budget
+    from autoaccel.config import (
+        Batch,
+        Data,
+        Evaluate,
+        Horizon,
+        Optim,
+        Precision,
+        Regularize,
+        Schedule,
+        TrainerConfig,
+        load_config,
+    )
+    from autoaccel.errors import AutoaccelError
+    from autoaccel.tasks.base import Task
+    from autoaccel.trial import Target
+
+_HOME = {
+    "AutoaccelError": "errors",
+    "Batch": "config",
+    "Budget": "budget",
+    "Data": "config",
+    "Evaluate": "config",
+    "Horizon": "config",
+    "Optim": "config",
+    "Precision": "config",
+    "Regularize": "config",
+    "Schedule": "config",
+    "Target": "trial",
+    "Task": "tasks.base",
+    "TrainResult": "api",
+    "TrainerConfig": "config",
+    "TuneResult": "api",
+    "load_config": "config",
+    "train": "api",
+    "tune": "api",
+}
+
+__all__ = [
+    "AutoaccelError",
+    "Batch",
+    "Budget",
+    "Data",
+    "Evaluate",
+    "Horizon",
+    "Optim",
+    "Precision",
+    "Regularize",
+    "Schedule",
+    "Target",
+    "Task",
+    "TrainResult",
+    "TrainerConfig",
+    "TuneResult",
+    "load_config",
+    "train",
+    "tune",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"autoaccel.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'autoaccel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

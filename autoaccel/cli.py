@@ -1,0 +1,347 @@
+"""The command line: parse, call the API, print, exit with the agreed code. One typed function per verb.
+
+stdout carries the answer only; progress and messages go to stderr. Heavy imports happen inside the verbs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoaccel.clock import process_start
+from autoaccel.errors import AutoaccelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autoaccel.job import Job
+
+app = typer.Typer(
+    help="Find the fastest way to train a model to the accuracy you need, within a budget.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+)
+
+_EXIT_MISSED = 3
+_EXIT_FAILED = 5
+_EXIT_ENVIRONMENT = 6
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")]
+
+
+@app.command()
+def tune(  # noqa: PLR0913 - the options of one verb
+    task: Annotated[
+        str | None, typer.Argument(help="digits, path/to/file.py:name or package.module:name; default: autoaccel.toml")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="90m, 2h, 1e18FLOPs, 16 device-hours, 50 trials, ...")] = None,
+    target: Annotated[float | None, typer.Option(help="Metric value to reach; default: the task's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/TASK-TIME.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space: a shipped name or a .toml file.")] = None,
+    fix: Annotated[list[str] | None, typer.Option(help="Pin a knob: --fix optim.name=adamw. Repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    hit_probability: Annotated[float | None, typer.Option(help="Hit rate the answer needs (default 0.9).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the budget will buy; train nothing.")] = False,
+    as_json: Json = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No live view and no lines.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find the fastest configuration that reaches the target."""
+    given = {
+        "task": task,
+        "budget": budget,
+        "target": target,
+        "space": space,
+        "seed": seed,
+        "hit_probability": hit_probability,
+    }
+    began_s = process_start()
+    _guard(lambda: _tune(given, fix or [], out, resume, fresh, dry_run, as_json, no_progress, began_s), verbose)
+
+
+def _tune(  # noqa: PLR0913 - the options of one verb
+    given: dict[str, Any],
+    fix: list[str],
+    out: Path | None,
+    resume: Path | None,
+    fresh: bool,
+    dry_run: bool,
+    as_json: bool,
+    no_progress: bool,
+    began_s: float,
+) -> int:
+    from autoaccel import api
+
+    errors = _console(stderr=True)
+    if resume is not None:
+        also = {**given, "fix": fix or None, "out": out, "fresh": fresh or None, "dry_run": dry_run or None}
+        stray = ["TASK" if k == "task" else f"--{k.replace('_', '-')}" for k, v in also.items() if v is not None]
+        _refuse(stray, "--resume takes its settings from the run")
+        job = _stored_job(resume)
+        with _view(errors, job, no_progress) as view:
+            result = api.resume_run(resume, view=view, began_s=began_s)
+    else:
+        job = _job(given, fix, errors)
+        if dry_run:
+            return _print_plan(api.dry_run(job, began_s=began_s), as_json)
+        with _view(errors, job, no_progress) as view:
+            result = api.tune(
+                job.task,
+                budget=job.budget,
+                target=job.target,
+                run_dir=out,
+                space=job.space,
+                fix=job.fix,
+                seed=job.seed,
+                hit_probability=job.hit_probability,
+                fresh=fresh,
+                view=view,
+                began_s=began_s,
+            )
+    _print_result(result, as_json)
+    if result.signal is not None:
+        print(f"stopped by a signal; continue with: autoaccel tune --resume {result.run_dir}", file=sys.stderr)
+        return 128 + result.signal
+    return 0 if result.target_met else _EXIT_MISSED
+
+
+@app.command()
+def train(  # noqa: PLR0913 - the options of one verb
+    config: Annotated[Path, typer.Argument(help="A config.json, e.g. RUN/best/config.json.")],
+    task: Annotated[str | None, typer.Option(help="Task; default: the one the config was tuned for.")] = None,
+    target: Annotated[float | None, typer.Option(help="Stop here; default: the target it was tuned for.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of this training.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where checkpoints and weights go; default: nowhere.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train once with a config; exit 0 if the target was reached."""
+    _guard(lambda: _train(config, task, target, seed, out, resume, as_json), verbose)
+
+
+def _train(  # noqa: PLR0913 - the options of one verb
+    path: Path, task: str | None, target: float | None, seed: int | None, out: Path | None, resume: bool, as_json: bool
+) -> int:
+    from dataclasses import replace
+
+    from autoaccel import api
+    from autoaccel.config import read_config_file, validated
+    from autoaccel.errors import UsageError
+    from autoaccel.execution.local import quiet_threads
+    from autoaccel.report.progress import plain
+    from autoaccel.trial import FAILURES, Target
+
+    file = read_config_file(path)
+    reference = task or file.task
+    if not isinstance(reference, str):
+        raise UsageError(f"{path}: was tuned for a task given as an object", "Name the task: --task file.py:name.")
+    goal: Target | float | None = target
+    if target is None and file.target is not None:
+        goal = validated(Target, file.target, lambda keys: ".".join((f"{path}: target", *keys)))
+    quiet_threads()
+    config = file.config if seed is None else replace(file.config, seed=seed)
+    errors = _console(stderr=True)
+    result = api.train(
+        reference,
+        config,
+        target=goal,
+        run_dir=out,
+        resume=resume,
+        report=lambda r: errors.print(f"step {r.steps} {r.elapsed_s:.2f}s metric {r.value:.4f} loss {r.loss:.4f}"),
+    )
+    document = {
+        "outcome": result.outcome,
+        "elapsed_s": result.elapsed_s,
+        "metric": result.value,
+        "test_metric": result.test_value,
+        "seed": config.seed,
+        "run_dir": str(out) if out else None,
+        "message": result.message,
+    }
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        metric = "-" if result.value is None else f"{result.value:.4f}"
+        print(plain(f"{result.outcome} after {result.elapsed_s:.2f}s: metric {metric} {result.message}".rstrip()))
+    if result.outcome in FAILURES:
+        return _EXIT_FAILED
+    return 0 if result.outcome in ("hit", "finished") else _EXIT_MISSED
+
+
+@app.command()
+def profile(
+    task: Annotated[str | None, typer.Argument(help="Also measure this task's steps.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure this machine and, with a task, the seconds of its steps."""
+
+    def run() -> int:
+        from autoaccel import inspection
+        from autoaccel.report.terminal import print_profile
+
+        document = inspection.profile(task)
+        if as_json:
+            print(json.dumps(document, indent=2))
+        else:
+            print_profile(_console(), document)
+        return 0
+
+    _guard(run, verbose)
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False, verbose: Verbose = False
+) -> None:
+    """Where a run is; works while it is active."""
+
+    def show() -> int:
+        from autoaccel import inspection
+        from autoaccel.report.progress import plain
+        from autoaccel.report.terminal import print_summary
+
+        document = inspection.status(run)
+        if as_json:
+            print(json.dumps(document, indent=2))
+            return 0
+        rows = {k: v for k, v in document.items() if k not in ("result", "best_config") and v is not None}
+        print("\n".join(plain(f"{k:24} {v}") for k, v in rows.items()))
+        if document["result"] is not None:
+            print_summary(_console(), document["result"], str(run))
+        return 0
+
+    _guard(show, verbose)
+
+
+@app.command()
+def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
+    """Check that this machine can run autoaccel; exit 6 if it cannot."""
+
+    def run() -> int:
+        from autoaccel import inspection
+
+        checks = inspection.doctor()
+        if as_json:
+            print(json.dumps({"checks": checks}, indent=2))
+        else:
+            print("\n".join(f"{'ok  ' if c['ok'] else 'FAIL'} {c['name']:18} {c['found']}" for c in checks))
+        return 0 if all(c["ok"] for c in checks) else _EXIT_ENVIRONMENT
+
+    _guard(run, verbose)
+
+
+def main() -> None:
+    """Entry point of the `autoaccel` command."""
+    app()
+
+
+def _job(given: dict[str, Any], fix: list[str], errors: Console) -> Job:
+    """Flags over autoaccel.toml over the built-in digits task, which is said."""
+    from autoaccel.budget import parse_budget
+    from autoaccel.config import parse_params
+    from autoaccel.errors import UsageError
+    from autoaccel.job import FILE, Job, read_job_file
+
+    settings = read_job_file(Path(FILE)) if Path(FILE).is_file() else {}
+    if settings:
+        errors.print(f"settings from {FILE}", highlight=False)
+    settings |= {k: v for k, v in given.items() if v is not None}
+    if fix:
+        settings["fix"] = {**settings.get("fix", {}), **parse_params(fix)}
+    if "budget" not in settings:
+        raise UsageError("no budget", f"Say what the tuning may spend: --budget 60s, or budget = '2h' in {FILE}.")
+    settings["budget"] = parse_budget(settings["budget"])
+    if settings.get("task") is None:
+        where = "" if Path(FILE).is_file() else f" and no {FILE} here"
+        settings["task"] = "digits"
+        errors.print(f"no task given{where}: using the built-in digits task", highlight=False)
+    return Job(**settings)
+
+
+def _stored_job(run: Path) -> Job:
+    from autoaccel.errors import UsageError
+    from autoaccel.job import Job
+    from autoaccel.store.run import JOB, read_json
+
+    stored = read_json(run / JOB)
+    if stored is None:
+        raise UsageError(f"{run}: no run to resume (no readable {JOB})", "Give the directory of a run.")
+    return Job.from_json(stored, str(run / JOB))
+
+
+def _refuse(flags: list[str], why: str) -> None:
+    from autoaccel.errors import UsageError
+
+    if flags:
+        raise UsageError(f"{', '.join(flags)}: {why}", "Leave them out, or start a new run.")
+
+
+def _view(errors: Console, job: Job, no_progress: bool) -> Any:
+    from autoaccel.report.terminal import LineView, LiveView
+
+    if errors.is_terminal and not no_progress:
+        target = f" to {job.target:g}" if job.target is not None else ""
+        return LiveView(errors, f"autoaccel tune {job.task}{target}", job.budget)
+    return LineView(_console(stderr=True, quiet=no_progress))
+
+
+def _print_plan(document: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({k: v for k, v in document.items() if k != "text"}, indent=2))
+    else:
+        decided = [f"{path}: {why}" for path, why in document["decided"].items()]
+        print("\n".join([document["text"], *decided]))
+    return 0
+
+
+def _print_result(result: Any, as_json: bool) -> None:
+    from autoaccel.report.terminal import print_summary
+
+    if as_json:
+        print(json.dumps(result.summary, indent=2))
+    else:
+        print_summary(_console(), result.summary, str(result.run_dir))
+
+
+def _console(**options: Any) -> Console:
+    from rich.console import Console
+
+    return Console(**options)
+
+
+def _guard(run: Callable[[], int], verbose: bool) -> None:
+    """Run a verb; errors a user can meet become a message and their exit code."""
+    try:
+        code = run()
+        sys.stdout.flush()
+    except AutoaccelError as error:
+        from autoaccel.report.progress import plain
+
+        if verbose:
+            traceback.print_exc()
+        print("\n".join(plain(row) for row in f"error: {error}".splitlines()), file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # piped into `head`; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

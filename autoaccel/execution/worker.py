@@ -1,0 +1,175 @@
+"""The worker process: loads the task once, then runs one trial or probe after another.
+
+Commands come as JSON lines on standard input (a pickled task follows its line as raw bytes), events leave as JSON
+lines on the original standard output; whatever the user's code prints goes to standard error. It dies with its driver.
+Must not know the search, the budget or the store.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
+
+from autoaccel.config import from_dict
+from autoaccel.errors import AutoaccelError
+from autoaccel.trial import Ended, Report, TrialSpec
+
+if TYPE_CHECKING:
+    from autoaccel.trainer.build import LoadedTask
+
+
+@dataclass
+class Inbox:
+    """What the driver sent: commands in order, and the trials it wants stopped."""
+
+    commands: queue.Queue[tuple[dict[str, Any], bytes]] = field(default_factory=queue.Queue)
+    stopped: set[int] = field(default_factory=set)
+
+    def read_forever(self, stream: BinaryIO) -> None:
+        """Runs in a thread; the end of the stream means the driver is gone, and so are we."""
+        try:
+            for line in stream:
+                command = json.loads(line)
+                payload = stream.read(command.get("payload_bytes", 0))
+                if "stop" in command:
+                    self.stopped.add(command["stop"])
+                else:
+                    self.commands.put((command, payload))
+        finally:
+            _leave()
+
+
+def main(driver: int) -> None:
+    """Serve the driver, a process number, until it closes the pipe."""
+    _die_with(driver)
+    _leave_signals_to_the_driver()
+    faulthandler.enable()  # a native crash shows its stack in the log
+    stream, out = _take_pipes()
+    inbox = Inbox()
+    threading.Thread(target=inbox.read_forever, args=(stream,), daemon=True).start()
+    source: Callable[[], Any] | None = None
+    loaded: LoadedTask | None = None
+    while True:
+        command, payload = inbox.commands.get()
+        if "task" in command:
+            source = _task_source(command["task"], payload)
+            continue
+        spec = TrialSpec.from_json(command["run"])
+        ended, loaded = _run(spec, source, loaded, inbox, lambda r: _send_report(out, r))
+        facts = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in ended.facts.items()}
+        _send(out, {"ended": replace(ended, facts=facts).to_json()})
+
+
+def _send_report(out: TextIO, report: Report) -> None:
+    """An evaluation without a number (the metric overflowed) is no report: a ledger holds strict JSON."""
+    if math.isfinite(report.value) and math.isfinite(report.loss):
+        _send(out, {"report": report.to_json()})
+
+
+def _send(out: TextIO, event: dict[str, Any]) -> None:
+    try:
+        print(json.dumps(event), file=out)
+    except BrokenPipeError:
+        _leave()
+
+
+def _run(
+    spec: TrialSpec,
+    source: Callable[[], Any] | None,
+    loaded: LoadedTask | None,
+    inbox: Inbox,
+    report: Callable[[Report], None],
+) -> tuple[Ended, LoadedTask | None]:
+    """One spec to its end. Input errors come back as 'refused', a broken probe as 'crashed'."""
+    try:
+        if spec.purpose == "hardware":
+            from autoaccel.hardware.probe import measure
+
+            return Ended(spec.trial, "done", facts=measure(**spec.probe)), loaded
+        facts: dict[str, Any] = {}
+        if loaded is None or spec.purpose == "preflight":
+            from autoaccel.trainer.preflight import preflight
+
+            assert source is not None, "the driver sends the task first"
+            loaded, facts = preflight(source())
+        if spec.purpose == "preflight":
+            return Ended(spec.trial, "done", facts=facts), loaded
+        if spec.purpose == "step_cost":
+            return _measure_steps(spec, loaded), loaded
+        from autoaccel.trainer.run import run_training
+
+        ended, _ = run_training(loaded, spec, report=report, stopped=lambda: spec.trial in inbox.stopped)
+        return ended, loaded
+    except AutoaccelError as error:
+        return Ended(spec.trial, "refused", message=error.message, facts={"hint": error.hint}), loaded
+    except (Exception, SystemExit) as error:
+        traceback.print_exc()
+        return Ended(spec.trial, "crashed", message=f"{type(error).__name__}: {error}"), loaded
+
+
+def _measure_steps(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+    from autoaccel.trainer.measure import measure_steps
+
+    arguments = {**spec.probe, "config": from_dict(spec.probe["config"])}
+    facts = measure_steps(loaded, **arguments)
+    return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
+
+
+def _task_source(reference: str | None, payload: bytes) -> Callable[[], Any]:
+    """How to get the Task: by reference, or from the bytes the driver sent through its private pipe."""
+    if reference is None:
+        import cloudpickle
+
+        return lambda: cloudpickle.loads(payload)
+    from autoaccel.tasks.load import load_task
+
+    return lambda: load_task(reference)
+
+
+def _take_pipes() -> tuple[BinaryIO, TextIO]:
+    """The driver's pipes for us alone: user code that reads finds the end of the file, what it prints is logged."""
+    stream, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", buffering=1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return stream, out
+
+
+def _leave_signals_to_the_driver() -> None:
+    """Ctrl-C and the SIGTERM of a batch system reach the whole job; the driver then asks us to stop.
+
+    What user code forks dies of SIGTERM again: that is how loaders and pools end their processes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _die_with(driver: int) -> None:
+    """Linux: be killed when the driver dies, however it dies. Elsewhere the closed pipe does it."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != driver:  # it died before the call; not compared with 1, which a driver in a container is
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End at once, with everything the task started in our process group."""
+    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)

@@ -1,0 +1,199 @@
+"""HardwareProfile: facts about this machine and its measured rates, their fingerprint, and a cache of them on disk.
+
+Facts are read without torch, and a container's limits count as the machine's. Must not know torch, tasks or budgets;
+rates come from `probe` and are never estimated here. A cache that cannot be read or written is no cache, not an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from autoaccel.fingerprint import digest
+
+VERSION = 1
+ISA = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimdhp", "bf16", "i8mm", "sve")
+"""Instruction sets that change what a matrix product costs, as Linux names them."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One thing a trial can run on: all of its memory, and the compute capability of a CUDA device ('9.0'; else '')."""
+
+    kind: Literal["cpu", "cuda", "mps"]
+    name: str
+    memory_bytes: int
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareProfile:
+    """Measured facts about this machine. A rate that was not measured is absent or None, with a reason in `skipped`."""
+
+    cpu_model: str
+    isa: tuple[str, ...]
+    """Those of ISA that Linux names; empty elsewhere."""
+    usable_cores: int
+    memory_bytes: int
+    """Both are what this process may use: affinity and cgroup limits count."""
+    os: str
+    python: str
+    devices: tuple[Device, ...]
+    """The accelerators; the CPU alone where there is none."""
+    device: Literal["cpu", "cuda", "mps"]
+    n_threads: int
+    """Threads torch had while the rates were measured."""
+    matmul_flops: dict[str, float]
+    """FLOP/s of a square matrix product by dtype: 'fp32', 'bf16', and 'fp16' on accelerators."""
+    memory_bytes_per_s: float | None
+    """Bytes read plus bytes written by a copy in the device's memory."""
+    host_to_device_bytes_per_s: float | None
+    """Bytes copied from pinned host memory; None without an accelerator."""
+    skipped: dict[str, str]
+    host: str
+    """Fingerprint without the devices: known before torch is imported, and the key of the cache."""
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        rates = [*self.matmul_flops.values(), self.memory_bytes_per_s, self.host_to_device_bytes_per_s]
+        if any(rate is not None and not 0 < rate < math.inf for rate in rates):
+            raise ValueError(f"a rate is not finite and above zero: {rates}")
+        if not self.devices or min(self.usable_cores, self.n_threads) < 1:
+            raise ValueError("a profile has at least one device, one core and one thread")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back."""
+        return {"version": VERSION, **asdict(self), "isa": list(self.isa), "devices": [asdict(d) for d in self.devices]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HardwareProfile:
+        """The profile written by `to_json`; an error of Python's own if it is not one."""
+        values = dict(data)
+        if values.pop("version") != VERSION:
+            raise ValueError(f"not a hardware profile of version {VERSION}")
+        values |= {"isa": tuple(values["isa"]), "devices": tuple(Device(**d) for d in values["devices"])}
+        return cls(**values)
+
+
+def assemble(known: dict[str, Any], measured: dict[str, Any], software: dict[str, str]) -> HardwareProfile:
+    """The profile made of `facts()`, the result of `probe.measure`, and `fingerprint.software()`."""
+    values = {**known, **measured, "version": VERSION, "host": fingerprint(known, software)}
+    return HardwareProfile.from_json({**values, "fingerprint": fingerprint(values, software)})
+
+
+def facts() -> dict[str, Any]:
+    """What is known without torch: cpu_model, isa, usable_cores, memory_bytes, os, python. Plain values for JSON."""
+    import platform
+
+    import psutil
+
+    model, isa = cpu_facts()
+    return {
+        "cpu_model": model or platform.processor() or platform.machine(),
+        "isa": isa,
+        "usable_cores": usable_cores(),
+        "memory_bytes": min(psutil.virtual_memory().total, cgroup_memory_bytes() or 2**63),
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
+    """Model name and instruction sets of interest of the first CPU; empty where the system does not tell."""
+    lines = [line.partition(":") for line in _read(cpuinfo).splitlines()]
+    values = {key.strip().lower(): value.strip() for key, _, value in reversed(lines)}
+    flags = (values.get("flags") or values.get("features") or "").split()
+    return values.get("model name", ""), [name for name in ISA if name in flags]
+
+
+def usable_cores(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Cores this process may keep busy: affinity, cut to the whole cores of a cgroup quota; at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cores(root, membership)  # which the affinity does not show (cpython#80235)
+    return max(1, allowed if quota is None else min(allowed, math.floor(quota)))
+
+
+def cgroup_cores(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float | None:
+    """Cores (a fraction) that the tightest CPU quota allows; None without a quota. Reads cgroup v2 and v1."""
+    quotas = []
+    for folder in _cgroup_folders("cpu", root, membership):
+        v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+        with suppress(ValueError):  # "max 100000", or no such file
+            quota, period = map(int, (_read(folder / "cpu.max") or v1).split())
+            if min(quota, period) > 0:  # v1 writes -1 for no quota
+                quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def cgroup_memory_bytes(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:
+    """The tightest memory limit in bytes; None without one. Reads cgroup v2 and v1."""
+    limits = []
+    for folder in _cgroup_folders("memory", root, membership):
+        with suppress(ValueError):  # "max", or no such file
+            limits.append(int(_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")))
+    return min((limit for limit in limits if 0 < limit < 2**60), default=None)  # v1 writes about 2**63 for no limit
+
+
+def _cgroup_folders(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """The folders whose limits bind this process: its groups and all groups above them, in v2 and v1 mounts."""
+    top = ["0::/", f"0:{controller}:/"]  # inside a container the own group is often mounted as the root
+    for line in [*top, *_read(membership).splitlines()]:
+        names, _, group = line.partition(":")[2].partition(":")
+        if names and controller not in names.split(","):
+            continue
+        path = PurePosixPath(group)
+        for base in (root / controller,) if names else (root, root / "unified"):
+            yield from (base / str(above).lstrip("/") for above in (path, *path.parents))
+
+
+def _read(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(errors="replace").strip()
+    return ""
+
+
+def fingerprint(facts_with_devices: dict[str, Any], software: dict[str, str]) -> str:
+    """Digest of the hard facts and the version of torch; when it changes, times measured before no longer hold."""
+    hard = {name: facts_with_devices[name] for name in ("cpu_model", "isa", "usable_cores")}
+    devices = [[d["kind"], d["name"], _gib(d), d["capability"]] for d in facts_with_devices.get("devices", ())]
+    return digest([VERSION, hard, _gib(facts_with_devices), sorted(devices), software["torch"]])
+
+
+def _gib(owner: dict[str, Any]) -> int:
+    return round(int(owner["memory_bytes"]) / 2**30)
+
+
+def load_cached(key: str) -> HardwareProfile | None:
+    """The profile kept for this host, if there is a sound one; key: `fingerprint(facts(), software())`."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        profile = HardwareProfile.from_json(json.loads(_cache_file(key).read_text()))
+        return profile if profile.host == key else None
+    return None
+
+
+def save_cached(profile: HardwareProfile) -> None:
+    """Keep a profile for later runs on this host (atomically); does nothing where the cache cannot be written."""
+    file = _cache_file(profile.host)
+    temporary = file.with_suffix(f".{os.urandom(4).hex()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(profile.to_json(), indent=2, allow_nan=False) + "\n")
+        temporary.replace(file)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _cache_file(key: str) -> Path:
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("AUTOACCEL_CACHE_DIR") or user_cache_dir("autoaccel")) / f"hardware-{key}.json"

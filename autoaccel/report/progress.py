@@ -1,0 +1,60 @@
+"""Words for trials and times, shared by every view: plain text in, plain text out.
+
+Must not know a terminal library.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autoaccel.config import to_params
+from autoaccel.trial import TrialRecord, TrialSpec
+
+
+def seconds(value: float | None) -> str:
+    """A duration for people: '0.23s', '12.3s', '4m05s', '1h02m'; '-' for None."""
+    if value is None:
+        return "-"
+    if value < 0.9995:
+        return f"{value:.3f}s"
+    if value < 9.995:
+        return f"{value:.2f}s"
+    if value < 59.95:
+        return f"{value:.1f}s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def number(value: Any) -> str:
+    """A setting for people: floats to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def plain(text: str) -> str:
+    """Text without control characters: names come from files and must not drive a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def describe(spec: TrialSpec) -> str:
+    """One line for a trial's settings."""
+    if spec.config is None:
+        return {"preflight": "checking the task", "hardware": "measuring the hardware"}.get(
+            spec.purpose, "measuring a training step"
+        )
+    p = to_params(spec.config)
+    accumulation = f"/{p['batch.accumulation']}" if p["batch.accumulation"] > 1 else ""
+    return (
+        f"{p['optim.name']} lr {p['optim.lr']:.2g} batch {p['batch.size']}{accumulation} {p['schedule.name']} "
+        f"{p['precision.dtype']} horizon {p['horizon.samples']}"
+    )
+
+
+def line(record: TrialRecord) -> str:
+    """One line for a finished trial."""
+    value = "-" if record.ended.value is None else f"{record.ended.value:.4f}"
+    took = seconds(record.ended.elapsed_s)
+    return (
+        f"trial {record.spec.trial:>4} {record.spec.purpose:<16} {record.ended.outcome:<11} {value:>7} {took:>7}  "
+        f"{describe(record.spec)}"
+    )

@@ -1,0 +1,210 @@
+"""The terminal: a live panel while a tuning runs, plain lines where there is no terminal, and the final summary.
+
+Shows values it is given; must not compute any. Everything from files or users is escaped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autoaccel.budget import Budget
+from autoaccel.report.progress import describe, line, number, plain, seconds
+from autoaccel.search.loop import Snapshot
+
+
+class LiveView:
+    """One 80-column panel that is redrawn in place."""
+
+    def __init__(self, console: Console, title: str, budget: Budget) -> None:
+        self._title, self._budget = title, budget
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        self._live.update(render(snapshot, self._title, self._budget))
+
+
+class LineView:
+    """One line per finished trial, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._seen: int | None = None
+        self._plan = ""
+
+    def __enter__(self) -> LineView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        if snapshot.plan != self._plan:
+            self._plan = snapshot.plan
+            self._console.print(escape(plain(snapshot.plan.replace("\n", "; "))), highlight=False, soft_wrap=True)
+        last = snapshot.finished[-1].spec.trial if snapshot.finished else 0
+        if self._seen is None:  # what an earlier session finished is not news
+            self._seen = last
+        if last > self._seen:
+            self._seen = last
+            text = f"[{seconds(snapshot.spent.seconds):>6}] {line(snapshot.finished[-1])}"
+            self._console.print(escape(plain(text)), highlight=False, soft_wrap=True)
+
+
+def render(snapshot: Snapshot, title: str, budget: Budget) -> Panel:
+    """The panel: budget bar, what it buys, best so far against target and baseline, running trial, last trials."""
+    share = min(1.0, budget.share(snapshot.spent))
+    bar = Table.grid(padding=(0, 1))
+    spent = f"{seconds(snapshot.spent.seconds)}"
+    if budget.flops is not None:
+        spent += f", {snapshot.spent.flops:.3g} FLOPs"
+    bar.add_row("budget", ProgressBar(total=1.0, completed=share, width=36), f"{share:4.0%}  {spent} of {budget}")
+    rows = Table.grid(padding=(0, 1))
+    if snapshot.plan:
+        rows.add_row("plan", Text(plain(snapshot.plan.split("\n")[0])))
+    rows.add_row("best", Text(_best(snapshot)))
+    rows.add_row("now", Text(_running(snapshot)))
+    last = Table.grid(padding=(0, 1))
+    for record in snapshot.finished:
+        style = {"hit": "green", "missed": "yellow"}.get(record.ended.outcome, "dim")
+        last.add_row(Text(plain(line(record)), style=style, no_wrap=True, overflow="ellipsis"))
+    head = f"{escape(plain(title))}  stage: {snapshot.stage}  trials: {snapshot.n_trials}"
+    return Panel(Group(bar, rows, Text(""), last), title=head, title_align="left")
+
+
+def _best(snapshot: Snapshot) -> str:
+    best, baseline = snapshot.incumbent, snapshot.baseline
+    if best is None:
+        return "no trial has reached the target yet"
+    text = f"{seconds(best.ert_s)} to the target ({best.hits} of {best.attempts} attempts hit)"
+    if baseline is not None and baseline.hits and not best.is_baseline:
+        text += f", {baseline.ert_s / best.ert_s:.1f}x the baseline's {seconds(baseline.ert_s)}"
+    elif best.is_baseline:
+        text += ", the baseline"
+    return text
+
+
+def _running(snapshot: Snapshot) -> str:
+    if snapshot.running is None:
+        return "choosing the next trial"
+    text = f"{snapshot.running.purpose}: {describe(snapshot.running)}"
+    if snapshot.last_report is not None:
+        text += f"; {snapshot.last_report.value:.4f} after {seconds(snapshot.last_report.elapsed_s)}"
+    return plain(text)
+
+
+def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> None:
+    """The answer: times, speed-up with interval, hits on fresh seeds, test metric, a verdict per knob."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in summary_rows(result):
+        table.add_row(name, Text(plain(value)))
+    console.print(Panel(table, title=escape(plain(headline(result))), title_align="left"))
+    knobs = Table(title="What each setting did", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("setting", "baseline", "tuned", "verdict from the trials"):
+        knobs.add_column(column)
+    for v in result["verdicts"]:
+        knobs.add_row(*(escape(plain(number(v[key]))) for key in ("knob", "baseline", "tuned", "text")))
+    console.print(knobs)
+    console.print(f"\nconfig: {escape(plain(run_dir))}/best/config.json", highlight=False, soft_wrap=True)
+
+
+def headline(result: dict[str, Any]) -> str:
+    """One line: met, missed or not confirmed."""
+    if result["target_met"]:
+        return f"{result['task']}: target met"
+    if not result["confirmed"]:
+        return f"{result['task']}: TARGET NOT CONFIRMED (best effort)"
+    return f"{result['task']}: TARGET MISSED (best effort)"
+
+
+def summary_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of each line of the summary."""
+    target, baseline = result["target"], result["baseline"]
+    sign = ">=" if target["direction"] == "max" else "<="
+    rows = [("target", f"{target['metric']} {sign} {target['value']:g}")]
+    rows.append(("baseline", _evidence(baseline)))
+    rows.append(("tuned", _evidence({**result, "hit_rate_interval": result["hit_rate_interval"]})))
+    rows.append(("speed-up", _speedup(result)))
+    if result["test_metric"] is not None:
+        before = f" (baseline {baseline['test_metric']:.4f})" if baseline["test_metric"] is not None else ""
+        rows.append(("test set", f"{target['metric']} {result['test_metric']:.4f}{before}"))
+    if not result["target_met"] and result["best_value_seen"] is not None:
+        rows.append(("best seen", f"{result['best_value_seen']:.4f}"))
+    ends = ", ".join(f"{n} {outcome}" for outcome, n in result["outcomes"].items())
+    rows.append(("spent", f"{seconds(result['tuning_s'])} of {result['budget']}, {result['n_trials']} trials: {ends}"))
+    if result["ledger_repaired"]:
+        rows.append(("ledger", f"repaired when it was opened: {result['ledger_repaired']}"))
+    return rows
+
+
+def _evidence(e: dict[str, Any]) -> str:
+    if not e["attempts"]:
+        return "never run on a fresh seed"
+    interval = e["time_to_target_interval_s"]
+    width = f" [{seconds(interval[0])}, {seconds(interval[1])}]" if interval else ""
+    low, high = e["hit_rate_interval"]
+    time = f"{seconds(e['time_to_target_s'])}{width} to the target, " if e["hits"] else ""
+    return f"{time}{e['hits']}/{e['attempts']} hits (95 %: {low:.0%} to {high:.0%})"
+
+
+def _speedup(result: dict[str, Any]) -> str:
+    value, interval = result["speedup_vs_baseline"], result["speedup_interval"]
+    if result["answer_is_baseline"]:
+        return "none found: the baseline is the answer"
+    if value is None:
+        return "not measured"
+    if result["speedup_is_bound"] and not result["baseline"]["attempts"]:
+        return f"at least {value:.1f}x (a bound: the budget was too small to let the baseline finish)"
+    if result["speedup_is_bound"]:
+        return f"{value:.1f}x (a bound: the baseline never hit and counts as ten full trainings)"
+    return f"{value:.1f}x" + (
+        f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else " (too few runs for an interval)"
+    )
+
+
+def print_profile(console: Console, document: dict[str, Any]) -> None:
+    """Hardware facts, and step seconds if a task was profiled."""
+    hardware = document["hardware"]
+    table = Table(title="hardware", title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False)
+    for key, value in hardware.items():
+        if key == "matmul_flops":
+            value = ", ".join(f"{d} {f / 1e9:.4g} GFLOP/s" for d, f in value.items())
+        elif key.endswith("_bytes_per_s") and value is not None:
+            value = f"{value / 1e9:.3g} GB/s"
+        elif key.endswith("_bytes") and value is not None:
+            value = f"{value / 2**30:.1f} GiB"
+        elif key == "devices":
+            value = "; ".join(f"{d['kind']} {d['name']}" for d in value)
+        table.add_row(key, escape(plain(str("-" if value in (None, {}, []) else value))))
+    console.print(table)
+    if document.get("steps"):
+        steps = Table(title="\nseconds per micro-batch", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for column in ("precision", "samples", "forward + backward", "samples/s"):
+            steps.add_column(column)
+        for row in document["steps"]["micro"]:
+            time = row.get("seconds")
+            shown = ("out of memory", "-") if time is None else (f"{time * 1e3:.3g} ms", f"{row['micro'] / time:,.0f}")
+            steps.add_row(row["dtype"], str(row["micro"]), *shown)
+        console.print(steps)
+        times = document["steps"]
+        console.print(
+            "optimizer step: "
+            + ", ".join(f"{n} {s * 1e3:.3g} ms" for n, s in times["optimizer"].items())
+            + "; one evaluation: "
+            + ", ".join(f"{d} {s * 1e3:.3g} ms" for d, s in times["evaluation"].items()),
+            highlight=False,
+        )

@@ -1,0 +1,239 @@
+"""Before the search: try the task, measure the machine and a step, and work out what the budget will buy.
+
+Turns a job into the question the search answers. Must not train; every input mistake ends here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autoaccel.budget import Spent, format_duration
+from autoaccel.config import TrainerConfig, from_dict, to_dict, to_params
+from autoaccel.cost.step_cost import StepCost
+from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
+from autoaccel.fingerprint import software
+from autoaccel.hardware.profile import HardwareProfile, assemble, facts, fingerprint, load_cached, save_cached
+from autoaccel.job import Job
+from autoaccel.search.loop import Driver, run_trial
+from autoaccel.search.policy import MIN_CONFIRMATIONS, RESERVE_SHARE, Question
+from autoaccel.space.files import load_space
+from autoaccel.space.space import Space
+from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target, TrialSpec
+
+HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
+"""Shares of the budget that measuring may take."""
+UNLIMITED_S = 100.0
+"""What a budget without a time limit counts as there."""
+PROBE_LIMIT_S = 600.0
+"""A probe that takes longer hangs: loading a task's data is the longest thing one does."""
+_MICRO_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the search and the report need."""
+
+    job: Job
+    question: Question
+    facts: dict[str, Any]
+    """What preflight said of the task."""
+    profile: HardwareProfile
+    setup_s: float
+    """Budget seconds that were spent to get here."""
+
+
+def prepare(driver: Driver, job: Job) -> Prepared:
+    """Preflight, hardware profile, step cost, and the checks that need them.
+
+    Raises:
+        UsageError: the task, target or space is wrong.
+        BudgetTooSmallError: names the smallest budget that would work.
+    """
+    space = load_space(job.space).fix(job.fix, "pinned by --fix")
+    task = run_preflight(driver)
+    target = _target(job, task)
+    baseline = from_dict(task["baseline"])
+    rough = _rough_cost(task, baseline)
+    _check_budget(job, rough, baseline, task, driver)
+    limit_s = min(job.budget.seconds or math.inf, job.budget.device_seconds or math.inf)
+    limit_s = limit_s if math.isfinite(limit_s) else UNLIMITED_S
+    profile = measure_hardware(driver, limit_s=HARDWARE_SHARE * limit_s)
+    limit_flops = STEP_COST_SHARE * job.budget.flops if job.budget.flops else math.inf
+    measured = measure_step_cost(driver, task, baseline, STEP_COST_SHARE * limit_s, limit_flops)
+    cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
+    cost = cost if cost.micro.get("fp32") else rough
+    question = Question(
+        target=target,
+        budget=job.budget,
+        space=_restrict(space, task, cost, baseline),
+        baseline=baseline,
+        cost=cost,
+        floor=0.5 / task["n_validation"] if task["metric"] in BOUNDED_METRICS else 1e-6,
+        seed=job.seed,
+        hit_probability=job.hit_probability,
+        finish_s=max(1.0, 0.01 * (job.budget.seconds or 0.0)),
+    )
+    _check_budget(job, cost, baseline, task, driver)
+    return Prepared(job, question, task, profile, driver.at_s())
+
+
+def run_preflight(driver: Driver) -> dict[str, Any]:
+    """Check the task in a worker; UsageError with everything that is wrong."""
+    return _probe(driver, "preflight", {})
+
+
+def measure_hardware(driver: Driver, limit_s: float = 2.0, use_cache: bool = True) -> HardwareProfile:
+    """This machine's profile; rates come from the cache when the fingerprint is known."""
+    known, versions = facts(), software()
+    cached = load_cached(fingerprint(known, versions)) if use_cache else None
+    if cached is not None and _measured_before(driver, "hardware") is not None:
+        return cached
+    measured = _probe(driver, "hardware", {"limit_s": limit_s, "cached": cached.to_json() if cached else None})
+    profile = assemble(known, measured, versions)
+    save_cached(profile)
+    return profile
+
+
+def measure_step_cost(
+    driver: Driver, task: dict[str, Any], baseline: TrainerConfig, limit_s: float, limit_flops: float
+) -> dict[str, Any]:
+    """Measured seconds of the pieces of a step; see `trainer.measure.measure_steps`."""
+    sizes = {size for size in _MICRO_SIZES if size <= task["n_train"]} | {baseline.batch.micro}
+    probe = {
+        "config": to_dict(baseline),
+        "micro": sorted(sizes),
+        "dtypes": ["fp32", "bf16"],
+        "limit_s": limit_s,
+        "limit_flops": min(limit_flops, 1e300),
+    }
+    return _probe(driver, "step_cost", probe)
+
+
+def smallest_budget(cost: StepCost, baseline: TrainerConfig, n_train: int, setup_s: float) -> Spent:
+    """What one trial of a single epoch and its confirmations need, set-up included."""
+    epoch = replace(baseline, horizon=replace(baseline.horizon, samples=n_train))
+    one = cost.predict(epoch)
+    n = 1 + MIN_CONFIRMATIONS
+    seconds = 1.2 * (setup_s + n * one.seconds) + 1.0
+    return Spent(seconds, n * one.flops / (1 - STEP_COST_SHARE), seconds, n)
+
+
+def plan(prepared: Prepared) -> dict[str, Any]:
+    """What the budget will buy, as numbers and as a text of two lines."""
+    question, budget = prepared.question, prepared.job.budget
+    full = question.cost.predict(question.baseline)
+    share = budget.share(Spent(full.seconds, full.flops, full.seconds, 1))
+    setup_share = budget.share(Spent(prepared.setup_s, 0.0, prepared.setup_s, 0))
+    n_trainings = max(0.0, 1.0 - RESERVE_SHARE - setup_share) / share if share > 0 else math.inf
+    text = (
+        f"one default training takes about {full.seconds:.2g}s; after set-up ({prepared.setup_s:.1f}s) and with "
+        f"{RESERVE_SHARE:.0%} kept for confirmation, {budget} buys about {n_trainings:.3g} of them\n"
+        f"trials get shorter as soon as one hits {question.target}; searched: {', '.join(question.space.paths)}"
+    )
+    return {
+        "task": prepared.facts["task"],
+        "target": {"metric": question.target.metric, "value": question.target.value},
+        "budget": str(budget),
+        "setup_s": prepared.setup_s,
+        "default_training_s": full.seconds,
+        "default_training_flops": full.flops,
+        "default_trainings_affordable": n_trainings,
+        "reserve_share": RESERVE_SHARE,
+        "searched": list(question.space.paths),
+        "decided": {path: question.space.reasons.get(path, "") for path in question.space.fixed},
+        "baseline": to_params(question.baseline),
+        "device": prepared.facts["device"],
+        "text": text,
+    }
+
+
+def _probe(driver: Driver, purpose: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a worker measures; what an earlier session of this run measured is not measured again."""
+    before = _measured_before(driver, purpose)
+    if before is not None and purpose != "hardware":
+        return before
+    number = 1 + max((r.spec.trial for r in driver.ledger.records), default=0)
+    record = run_trial(driver, TrialSpec(number, purpose, probe=arguments), PROBE_LIMIT_S)
+    if record.ended.outcome != "done":
+        if driver.interrupted():
+            raise KeyboardInterrupt
+        raise EnvironmentFaultError(
+            f"the worker process failed while running {purpose}: {record.ended.message}",
+            "The run directory's worker.log has what it printed.",
+        )
+    return record.ended.facts
+
+
+def _measured_before(driver: Driver, purpose: str) -> dict[str, Any] | None:
+    done = (r for r in driver.ledger.records if r.spec.purpose == purpose and r.ended.outcome == "done")
+    return next((r.ended.facts for r in done), None)
+
+
+def _target(job: Job, task: dict[str, Any]) -> Target:
+    value = job.target if job.target is not None else task["target"]
+    if value is None:
+        raise UsageError(f"task {task['task']!r} has no target", f"Give one: --target VALUE ({task['metric']}).")
+    return Target(value, task["direction"], task["metric"])
+
+
+def _rough_cost(task: dict[str, Any], baseline: TrainerConfig) -> StepCost:
+    """Step cost from the two steps of preflight, good enough to refuse a hopeless budget."""
+    piece = (baseline.batch.micro, task["rough_step_s"] / baseline.batch.accumulation)
+    micro: dict[str, tuple[tuple[int, float], ...]] = {"fp32": (piece,)}
+    evaluation = {"fp32": task["rough_evaluation_s"]}
+    return StepCost(micro, {}, evaluation, task["flops_per_sample"], task["evaluation_flops"])
+
+
+def _restrict(space: Space, task: dict[str, Any], cost: StepCost, baseline: TrainerConfig) -> Space:
+    """The space without what this task or this machine cannot use, each with the reason."""
+    space = space.in_samples(task["n_train"])
+    space = space.narrow("batch.size", 1, task["n_train"])
+    # A race is never longer than the baseline; four times its length is room for targets the baseline misses.
+    space = space.narrow("horizon.samples", 1, 4 * baseline.horizon.samples)
+    for dtype, ratio in cost.slower_precisions().items():
+        if "precision.dtype" in space.paths:
+            reason = f"{dtype} is {ratio:.1f}x slower than fp32 here (measured)"
+            space = space.without_choice("precision.dtype", dtype, reason)
+    if not task["class_balanced"]:
+        space = _switched_off(space, "data.sampling", "uniform", "the task has no integer label per sample")
+    if not task["label_smoothing"]:
+        space = _switched_off(space, "regularize.label_smoothing", 0.0, "the task's loss has no label smoothing")
+    return space
+
+
+def _switched_off(space: Space, path: str, value: Any, reason: str) -> Space:
+    """The space with a setting this task cannot use fixed to the value that does nothing."""
+    if space.fixed.get(path, value) != value:
+        raise UsageError(f"{path} is pinned to {space.fixed[path]!r}, but {reason}", f"Leave it out, or use {value!r}.")
+    return space.fix({path: value}, reason) if path in space.paths else space
+
+
+def _check_budget(job: Job, cost: StepCost, baseline: TrainerConfig, task: dict[str, Any], driver: Driver) -> None:
+    """Refuse what cannot be done with the budget; a run that has trained already is past that question."""
+    setup_s = driver.at_s()
+    if any(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in driver.ledger.records):
+        return
+    if job.budget.flops is not None and cost.flops_per_sample <= 0:
+        raise UsageError(
+            f"task {task['task']!r}: the FLOPs of its model cannot be counted", "Use a wall-clock budget instead."
+        )
+    need = smallest_budget(cost, baseline, task["n_train"], setup_s)
+    if job.budget.share(need) <= 1:
+        return
+    amounts = []
+    if job.budget.seconds is not None:
+        amounts.append(format_duration(float(math.ceil(need.seconds))))
+    if job.budget.flops is not None:
+        unit = 10.0 ** (math.floor(math.log10(need.flops)) - 1)
+        amounts.append(f"{math.ceil(need.flops / unit) * unit:.2g}FLOPs")
+    if job.budget.device_seconds is not None:
+        amounts.append(f"{math.ceil(need.device_seconds)} device-seconds")
+    if job.budget.trials is not None:
+        amounts.append(f"{need.trials} trials")
+    raise BudgetTooSmallError(
+        f"budget {job.budget} is below one trial: set-up took {setup_s:.1f}s, and an answer needs one epoch and "
+        f"{MIN_CONFIRMATIONS} confirmations of it",
+        f"The smallest that would work here is about {' or '.join(amounts)}.",
+    )

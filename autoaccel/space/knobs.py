@@ -1,0 +1,70 @@
+"""A knob: one tunable setting with its range or choices and the condition under which it exists.
+
+Must not know how values are chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoaccel.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """One tunable setting.
+
+    Either `choices`, or a range `low`..`high` (inclusive; on a log scale if `log`; whole numbers if `integer`).
+    `when` maps other knobs' paths to the value under which this one exists; a path may occur several times under
+    conditions that exclude each other (the learning rate of each optimizer).
+    """
+
+    path: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    integer: bool = False
+    unit: str = ""
+    """'epochs': the range is in passes over the training set until `Space.restrict` turns it into samples."""
+    when: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.choices:
+            return
+        if not self.low <= self.high or not math.isfinite(self.high):
+            raise UsageError(f"low {self.low:g} is above high {self.high:g}", "Swap them or widen the range.")
+        if self.log and self.low <= 0:
+            raise UsageError(f"a log range cannot start at {self.low:g}", "Start above zero.")
+
+    @property
+    def name(self) -> str:
+        """Unique in a space: the path, plus its condition where it has one."""
+        condition = ",".join(str(value) for value in self.when.values())
+        return f"{self.path}[{condition}]" if condition else self.path
+
+    @property
+    def is_numeric(self) -> bool:
+        return not self.choices
+
+    def clip(self, value: float) -> float:
+        """The nearest value in the range; whole if the knob is."""
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.integer else value
+
+    def to_unit(self, value: float) -> float:
+        """Position of a value of the range, 0..1, on the knob's scale."""
+        if self.high == self.low:
+            return 0.5
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def from_unit(self, share: float) -> float:
+        """The value at a position 0..1 (clipped)."""
+        share = min(max(share, 0.0), 1.0)
+        if self.log:
+            return self.clip(self.low * (self.high / self.low) ** share)
+        return self.clip(self.low + share * (self.high - self.low))

@@ -1,0 +1,107 @@
+"""A search space as a value: its knobs, its rule-of-thumb recipes, and what was left out with the reason.
+
+Points are flat dicts by dotted path (see `config.to_params`). Must not know samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from autoaccel.config import Params
+from autoaccel.errors import UsageError, did_you_mean
+from autoaccel.space.knobs import Knob
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A starting point from a rule of thumb; `horizon` is in multiples of the baseline's."""
+
+    name: str
+    source: str
+    horizon: float
+    params: Params
+
+
+@dataclass(frozen=True)
+class Space:
+    """Knobs, recipes, and what was decided without searching: `fixed` values with the `reasons`."""
+
+    name: str
+    knobs: tuple[Knob, ...]
+    recipes: tuple[Recipe, ...] = ()
+    fixed: Params = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths that are searched, each once, in order."""
+        return tuple(dict.fromkeys(knob.path for knob in self.knobs))
+
+    def active(self, params: Mapping[str, Any]) -> tuple[Knob, ...]:
+        """Knobs whose conditions hold at a point."""
+        everything = {**self.fixed, **params}
+        return tuple(k for k in self.knobs if all(everything.get(p) == v for p, v in k.when.items()))
+
+    def project(self, params: Mapping[str, Any]) -> Params:
+        """The point of this space nearest to `params`: clipped, foreign choices replaced, fixed values put in."""
+        point: Params = {**params, **self.fixed}
+        for knob in self.knobs:  # conditions refer to knobs before them
+            if knob not in self.active(point):
+                continue
+            value = point.get(knob.path)
+            if knob.is_numeric:
+                point[knob.path] = knob.clip(knob.low if value is None else value)
+            elif value not in knob.choices:
+                point[knob.path] = knob.choices[0]
+        return point
+
+    def fix(self, values: Params, reason: str) -> Space:
+        """The same space with some paths pinned; they are no longer searched. Knobs and recipes that need another value
+        of a pinned condition go."""
+        known = {*self.paths, *self.fixed}
+        for path in values:
+            if path not in known:
+                raise UsageError(f"space {self.name!r} has no knob {path!r} to fix", did_you_mean(path, known))
+        knobs = tuple(k for k in self.knobs if k.path not in values)
+        reasons = {**self.reasons, **dict.fromkeys(values, reason)}
+        fixed = {**self.fixed, **values}
+        possible = tuple(k for k in knobs if all(fixed.get(p, v) == v for p, v in k.when.items()))
+        conditions = {path for knob in self.knobs for path in knob.when} & values.keys()
+        recipes = tuple(r for r in self.recipes if all(r.params.get(p, values[p]) == values[p] for p in conditions))
+        return replace(self, knobs=possible, recipes=recipes, fixed=fixed, reasons=reasons)
+
+    def without_choice(self, path: str, choice: Any, reason: str) -> Space:
+        """The same space without one choice of a knob. One with a single choice left is fixed to it; the last choice
+        stays."""
+        knobs = []
+        for knob in self.knobs:
+            if knob.path == path and choice in knob.choices and len(knob.choices) > 1:
+                knob = replace(knob, choices=tuple(c for c in knob.choices if c != choice))
+            knobs.append(knob)
+        if tuple(knobs) == self.knobs:
+            return self
+        left = replace(self, knobs=tuple(knobs))
+        single = {k.path: k.choices[0] for k in knobs if k.path == path and len(k.choices) == 1}
+        return left.fix(single, reason) if single else replace(left, reasons={**self.reasons, path: reason})
+
+    def narrow(self, path: str, low: float, high: float) -> Space:
+        """The same space with a knob's range cut to low..high (it keeps at least one value)."""
+        knobs = []
+        for knob in self.knobs:
+            if knob.path == path:
+                new_low = min(max(knob.low, low), high)
+                knob = replace(knob, low=new_low, high=max(new_low, min(knob.high, high)))
+            knobs.append(knob)
+        return replace(self, knobs=tuple(knobs))
+
+    def in_samples(self, n_train: int) -> Space:
+        """Epoch ranges turned into samples."""
+        knobs = tuple(
+            replace(k, low=max(1, round(k.low * n_train)), high=round(k.high * n_train), unit="samples")
+            if k.unit == "epochs"
+            else k
+            for k in self.knobs
+        )
+        return replace(self, knobs=knobs)

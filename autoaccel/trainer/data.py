@@ -1,0 +1,236 @@
+"""Data where the loop wants it: compact tensors on the device when they fit, else samples fetched one by one.
+
+Also the order in which samples are drawn, as a function of (seed, position), so that a training can be resumed
+anywhere. Must not know models or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from autoaccel.config import Data
+from autoaccel.errors import UsageError
+from autoaccel.tasks.load import describe
+
+Batch = Any
+"""A tuple or dict of tensors with the same first dimension."""
+
+_DEVICE_SHARE = 0.4
+"""Data lives on the device if it takes at most this share of its free memory; the rest is for training."""
+_N_LOOKS = 32
+"""Samples read twice to see whether a Dataset augments: a change of one sample in ten is missed once in 500 times."""
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `tensors` (resident) or, if that is None, a dataset that is read sample by sample."""
+
+    name: str
+    n: int
+    device: torch.device
+    tensors: Batch | None
+    dataset: Any = None
+
+    def take(self, indices: torch.Tensor) -> Batch:
+        """The batch of these samples, on the device. `indices`: int64, any device, shape (k,)."""
+        if self.tensors is not None:
+            return map_batch(self.tensors, lambda t: t.index_select(0, indices.to(t.device)).to(self.device))
+        samples = [self.dataset[int(i)] for i in indices.tolist()]
+        return map_batch(_as_batch(default_collate(samples), self.name), lambda t: t.to(self.device))
+
+    @property
+    def targets(self) -> torch.Tensor | None:
+        """What is to be predicted, if that can be told: the second tensor of a pair, or the dict key 'labels'."""
+        if self.tensors is None:
+            return None
+        if isinstance(self.tensors, dict):
+            found: torch.Tensor | None = self.tensors.get("labels")
+            return found
+        return self.tensors[1] if len(self.tensors) == 2 else None
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Integer class of every sample, shape (n,), or None if the targets are anything else."""
+        found = self.targets
+        integral = found is not None and found.ndim == 1 and not found.is_floating_point()
+        return found if integral else None
+
+
+def load_split(data: Any, name: str, device: torch.device) -> Split:
+    """Put one split where the device can read it.
+
+    float64 becomes float32 and integer labels become int64, because models and losses take these; all other types stay.
+
+    Raises:
+        UsageError: empty, ragged or unreadable data.
+    """
+    if _is_columns(data):
+        batch = _as_batch(data, name)
+        return Split(name, _length(batch, name), device, _to_device(batch, device))
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise UsageError(
+            f"{name} data: a {type(data).__name__} is neither (inputs, targets), a dict, nor a map-style Dataset",
+            "Give tensors or arrays, or an object with __len__ and __getitem__ (of a DataLoader: its .dataset).",
+        )
+    n = len(data)
+    if n == 0:
+        raise UsageError(f"{name} data: empty dataset (0 samples)", "Give at least one sample.")
+    looks = range(min(n, _N_LOOKS))
+    samples = _read(data, [looks], name)
+    is_random = any(not _same(a, b) for a, b in zip(columns(samples), columns(_read(data, [looks], name)), strict=True))
+    if is_random or _bytes(samples) / len(looks) * n > _DEVICE_SHARE * _free_bytes(device):
+        return Split(name, n, device, None, data)
+    whole = _read(data, [range(at, min(at + _CHUNK, n)) for at in range(0, n, _CHUNK)], name)
+    return Split(name, n, device, _to_device(whole, device))
+
+
+def columns(batch: Batch) -> list[torch.Tensor]:
+    """The tensors of a batch, in order."""
+    return list(batch.values()) if isinstance(batch, dict) else list(batch)
+
+
+def titles(batch: Batch) -> list[str]:
+    """What messages call the tensors of a batch."""
+    if isinstance(batch, dict):
+        return [repr(key) for key in batch]
+    return ["inputs", "targets"] if len(batch) == 2 else [f"item {i}" for i in range(len(batch))]
+
+
+def map_batch(batch: Batch, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    """The batch with a function applied to each of its tensors."""
+    if isinstance(batch, dict):
+        return {key: function(value) for key, value in batch.items()}
+    return tuple(function(value) for value in batch)
+
+
+class SampleOrder:
+    """The endless sequence of sample indices of one training; a function of (seed, position) alone."""
+
+    def __init__(self, split: Split, config: Data, seed: int) -> None:
+        self._n, self._seed, self._device = split.n, seed, split.device
+        self._weights = _balanced_weights(split) if config.sampling == "class_balanced" else None
+        self._passes: dict[int, torch.Tensor] = {}
+
+    def take(self, position: int, size: int) -> torch.Tensor:
+        """Indices number `position` .. `position + size - 1` of the sequence; int64, shape (size,)."""
+        parts = []
+        while size > 0:
+            index, at = divmod(position, self._n)
+            part = self._pass(index)[at : at + size]
+            parts.append(part)
+            position, size = position + len(part), size - len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pass(self, index: int) -> torch.Tensor:
+        if index not in self._passes:
+            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + index) % 2**63)
+            if self._weights is None:
+                order = torch.randperm(self._n, generator=generator)
+            else:
+                order = torch.multinomial(self._weights, self._n, replacement=True, generator=generator)
+            kept = {k: v for k, v in self._passes.items() if k == index - 1}
+            self._passes = {**kept, index: order.to(self._device)}
+        return self._passes[index]
+
+
+def _balanced_weights(split: Split) -> torch.Tensor:
+    labels = split.labels
+    if labels is None:
+        raise UsageError(
+            "data.sampling 'class_balanced' needs one integer label per sample",
+            "Give (inputs, integer labels), a dict with 'labels', or use uniform sampling.",
+        )
+    _, classes, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
+    return 1.0 / counts[classes].double()
+
+
+def _is_columns(data: Any) -> bool:
+    """Whether whole columns were given (a dict, a tuple, a list with an array in it), not samples."""
+    return isinstance(data, dict | tuple) or (isinstance(data, list) and any(hasattr(v, "__array__") for v in data))
+
+
+def _as_batch(data: Any, name: str) -> Batch:
+    """Tensors in a tuple or dict; a lone tensor becomes a 1-tuple."""
+    data = (data,) if isinstance(data, torch.Tensor) else data
+    if not isinstance(data, dict | tuple | list):
+        raise UsageError(f"{name} data: a sample is a {type(data).__name__}", "Return a tuple or a dict of tensors.")
+    if isinstance(data, dict):
+        return {key: _tensor(value, f"{name} {key!r}", key == "labels") for key, value in data.items()}
+    named = zip(data, titles(data), strict=True)
+    return tuple(_tensor(value, f"{name} {title}", title == "targets") for value, title in named)
+
+
+def _tensor(value: Any, where: str, is_target: bool) -> torch.Tensor:
+    try:
+        if not isinstance(value, torch.Tensor):
+            array = np.asarray(value)
+            # torch takes no negative strides and warns about memory it must not write to
+            borrowed = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+            value = torch.as_tensor(array if borrowed else array.copy())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{where}: cannot become a tensor: {describe(error)}", "Give tensors or arrays.") from error
+    tensor: torch.Tensor = value.detach()
+    if tensor.dtype == torch.float64:
+        return tensor.float()
+    return tensor.long() if is_target and not tensor.is_floating_point() else tensor
+
+
+def _read(dataset: Any, ranges: Iterable[range], name: str) -> Batch:
+    """The batch of all samples in these ranges, read one range at a time."""
+    chunks, at = [], 0
+    try:
+        for indices in ranges:
+            samples = []
+            for at in indices:
+                samples.append(dataset[at])
+            chunks.append(default_collate(samples))
+        whole = [_as_batch(chunk, name) for chunk in chunks]
+        if isinstance(whole[0], dict):
+            return {key: torch.cat([chunk[key] for chunk in whole]) for key in whole[0]}
+        return tuple(torch.cat(column) for column in zip(*whole, strict=True))
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{name} data: samples up to number {at} do not make a batch: {describe(error)}",
+            "Every sample has to be a tuple or dict of tensors of the same shapes.",
+        ) from error
+
+
+def _length(batch: Batch, name: str) -> int:
+    lengths = [len(t) if t.ndim else 0 for t in columns(batch)]
+    if len(set(lengths)) > 1:
+        raise UsageError(f"{name} data: lengths differ: {lengths}", "Inputs and targets need one row per sample.")
+    if not lengths or lengths[0] == 0:
+        raise UsageError(f"{name} data: empty (0 samples)", "Give at least one sample.")
+    return lengths[0]
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    """On the device if it has room, else in this machine's memory, from where each batch is fetched."""
+    fits = device.type == "cpu" or _bytes(batch) <= _DEVICE_SHARE * _free_bytes(device)
+    return map_batch(batch, lambda t: t.to(device if fits else "cpu"))
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(t.nbytes for t in columns(batch))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether reading samples twice gave the same; if not, an augmentation is at work that must not be frozen."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

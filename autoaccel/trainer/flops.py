@@ -1,0 +1,53 @@
+"""FLOPs of one sample, counted and not estimated: forward and backward of a fresh model on two samples.
+
+Must not know budgets; a model whose operations cannot be counted has 0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from autoaccel.tasks.base import Task
+from autoaccel.trainer.build import LoadedTask, Parts, forward, new_model, spare_compiler
+from autoaccel.trainer.data import Batch, map_batch
+
+
+def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:
+    """FLOPs (2 per multiply-add) of one sample: forward and backward, and forward alone; (0, 0) if not countable.
+
+    Counted where the model runs, because the meta device has torch import its compiler (1.2 s); there only what has no
+    formula elsewhere, such as the fused recurrent layers.
+
+    Args:
+        loaded: the task.
+        parts: whose loss is counted.
+        model: one to spend; counting changes gradients and the statistics of normalization layers.
+    """
+    n = min(2, loaded.train.n)
+    batch = loaded.train.take(torch.arange(n))
+    meta = torch.device("meta")
+    fused = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    for device in (meta, loaded.device) if fused else (loaded.device, meta):
+        try:
+            given = map_batch(batch, partial(torch.Tensor.to, device=device))
+            ahead, back = _count(loaded.task, model.to(device), parts, given)
+        except Exception:  # the model reads values or has no meta kernel: count where it can run
+            ahead = back = 0
+        if ahead + back > 0:
+            return (ahead + back) / n, ahead / n
+        model = new_model(loaded.task)
+    return 0.0, 0.0
+
+
+def _count(task: Task, model: nn.Module, parts: Parts, batch: Batch) -> tuple[int, int]:
+    from torch.utils import flop_counter
+
+    spare_compiler(getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None))
+    with flop_counter.FlopCounterMode(display=False) as ahead:
+        loss = forward(task, model, parts.loss, batch).loss
+    with flop_counter.FlopCounterMode(display=False) as back:
+        loss.backward()
+    return ahead.get_total_flops(), back.get_total_flops()

@@ -1,0 +1,185 @@
+"""Everything that can be wrong with a task, found in seconds and before any trial: data, model, a step, a metric.
+
+Also what the driver has to know about the task (sizes, FLOPs, baseline). Must not know budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from autoaccel.config import keras_recipe, to_dict, with_params
+from autoaccel.errors import AutoaccelError, UsageError
+from autoaccel.fingerprint import digest
+from autoaccel.tasks.base import Task
+from autoaccel.tasks.load import describe
+from autoaccel.trainer.build import (
+    LoadedTask,
+    Parts,
+    build,
+    combined,
+    default_device,
+    forward,
+    load_data,
+    new_model,
+    seeded,
+)
+from autoaccel.trainer.checks import batch_problems, data_problems, loss_problems, output_problems, step_problems
+from autoaccel.trainer.data import Batch, columns, titles
+from autoaccel.trainer.evaluate import EVALUATION_BATCH, evaluate
+from autoaccel.trainer.flops import count_flops
+from autoaccel.trainer.loop import optimizer_step
+from autoaccel.trainer.run import is_out_of_memory
+from autoaccel.trainer.timing import Stopwatch
+
+T = TypeVar("T")
+_LONG_S = 4.0
+"""A step shorter than this is timed again, warm."""
+
+
+def preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
+    """Load, check and try a task; returns it ready to train and the facts the driver needs (plain JSON).
+
+    Raises:
+        UsageError: all problems found, one per line.
+    """
+    try:
+        with seeded(0):
+            return _preflight(task)
+    except UsageError as error:
+        raise UsageError(f"task {task.name!r}: {error.message}", error.hint) from error
+
+
+def _preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
+    loaded = load_data(task, default_device())
+    config = task.baseline or keras_recipe(loaded.train.n)
+    problems = data_problems(loaded)
+    try:
+        parts, other = _try("building the model", loaded, lambda: (build(loaded, config), new_model(task)))
+        batch = _try("reading a batch", loaded, lambda: loaded.train.take(torch.arange(min(2, loaded.train.n))))
+        problems += _shared_problems(parts, other)
+        problems += _model_problems(loaded, parts, batch, is_sound=not problems)
+    except UsageError as error:
+        problems.append(error)
+    if problems:
+        raise combined(problems)
+    own_loss = task.step is not None and "loss" in task.step(parts.model, batch)
+    train_flops, forward_flops = count_flops(loaded, parts, other)
+    evaluation_flops = forward_flops * loaded.validation.n
+    loaded = replace(loaded, flops_per_sample=train_flops, evaluation_flops=evaluation_flops, own_loss=own_loss)
+    return loaded, _facts(loaded, parts, _try_training(loaded, parts))
+
+
+def _facts(loaded: LoadedTask, parts: Parts, seconds: dict[str, float]) -> dict[str, Any]:
+    task = loaded.task
+    facts: dict[str, Any] = {
+        "task": task.name,
+        "n_train": loaded.train.n,
+        "n_validation": loaded.validation.n,
+        "n_test": loaded.test.n if loaded.test else 0,
+        "n_parameters": sum(p.numel() for p in parts.model.parameters() if p.requires_grad),
+        "resident": loaded.train.tensors is not None,
+        "device": loaded.device.type,
+        "metric": task.metric_name,
+        "direction": task.metric_direction,
+        "target": task.target,
+        "baseline": to_dict(parts.config),
+        "baseline_is_users": task.baseline is not None,
+        "label_smoothing": task.loss == "cross_entropy" and not loaded.own_loss,
+        "class_balanced": loaded.train.labels is not None,
+        "flops_per_sample": loaded.flops_per_sample,
+        "evaluation_flops": loaded.evaluation_flops,
+        **seconds,
+    }
+    shapes = {name: list(p.shape) for name, p in parts.model.named_parameters()}
+    facts["task_digest"] = digest([facts["task"], facts["n_train"], facts["n_validation"], facts["metric"], shapes])
+    return facts
+
+
+def _model_problems(loaded: LoadedTask, parts: Parts, batch: Batch, *, is_sound: bool) -> list[UsageError]:
+    """Problems of the model, its outputs and, if the data is sound, its loss, on two samples."""
+    task, step, model = loaded.task, loaded.task.step, parts.model
+    found = batch_problems(task, batch)
+    if found:
+        return found
+    try:
+        if step is None:
+            outputs = _try("the model", loaded, lambda: model(batch[0]), batch)
+            found = output_problems(loaded, batch, outputs)
+        else:
+            found = step_problems(_try("step", loaded, lambda: step(model, batch), batch))
+        if not found and is_sound:
+            found = loss_problems(_try("the loss", loaded, lambda: forward(task, model, parts.loss, batch), batch))
+    except UsageError as error:
+        return [error]
+    return found
+
+
+def _shared_problems(parts: Parts, other: torch.nn.Module) -> list[UsageError]:
+    """Whether two models of the task share what is trained."""
+    first = {id(p) for p in parts.model.parameters() if p.requires_grad}
+    if not any(id(p) in first for p in other.parameters()):
+        return []
+    text = "model() returned the same parameters twice: trainings would go on from each other's weights"
+    return [UsageError(text, "Build the module inside the function: model=lambda: Net().")]
+
+
+def _try_training(loaded: LoadedTask, parts: Parts) -> dict[str, float]:
+    """Optimizer steps and one evaluation on a slice; rough seconds of both, for the smallest-budget message."""
+    task = loaded.task
+    # The first step is small: it finds what fails, and warms up, at a fraction of a full one's cost.
+    size = min(2, loaded.train.n, parts.config.batch.size)
+    small = replace(parts, config=with_params(parts.config, {"batch.size": size, "batch.accumulation": 1}))
+    _try("a training step", loaded, lambda: optimizer_step(loaded, small, 0))
+    step_s, _ = _warm_seconds(loaded, lambda: _try("a training step", loaded, lambda: optimizer_step(loaded, parts, 0)))
+    # A slice may lack a class that an AUC, or a metric of the user's own, needs.
+    limit = loaded.validation.n if task.metric == "auc" or callable(task.metric) else EVALUATION_BATCH
+    evaluation_s, value = _warm_seconds(
+        loaded, lambda: _try("the metric", loaded, lambda: evaluate(task, parts, loaded.validation, limit))
+    )
+    if not math.isfinite(value):
+        raise UsageError(f"the metric is {value} after the first steps", "Return a finite number for any outputs.")
+    return {"rough_step_s": step_s, "rough_evaluation_s": evaluation_s * max(1.0, loaded.validation.n / limit)}
+
+
+def _warm_seconds(loaded: LoadedTask, run: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of the second of two runs, and what it gave: the first may import a library or warm up. One run if it is
+    too long even for that."""
+    watch = Stopwatch(loaded.device)
+    value = run()
+    if watch.elapsed_s() > _LONG_S:
+        return watch.elapsed_s(), value
+    watch = Stopwatch(loaded.device)
+    value = run()
+    return watch.elapsed_s(), value
+
+
+def _try(what: str, loaded: LoadedTask, run: Callable[[], Any], batch: Batch | None = None) -> Any:
+    """What `run` returns; whatever it raises becomes a UsageError that says what was tried on which data."""
+    try:
+        return run()
+    except AutoaccelError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            hint = "Give the task a baseline with a smaller batch.size or a larger batch.accumulation."
+            raise UsageError(f"{what} ran out of memory: {describe(error)}", hint) from error
+        given = "" if batch is None else f" on {_described(batch)}"
+        raise UsageError(f"{what} failed{given}: {describe(error)}", _hint(batch)) from error
+
+
+def _hint(batch: Batch | None) -> str:
+    integral = [t for t in columns(batch)[:1] if not t.is_floating_point()] if batch is not None else []
+    if integral and integral[0].dtype != torch.int64:
+        return f"The inputs are {integral[0].dtype}, as given: convert or scale them, e.g. x.float() / 255."
+    return "Check that the model takes the inputs as they are (shape, dtype) and the loss takes its outputs."
+
+
+def _described(batch: Batch) -> str:
+    """`inputs float32 (2, 3, 8, 8), targets int64 (2,)`."""
+    named = zip(titles(batch), columns(batch), strict=True)
+    return ", ".join(f"{title} {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for title, t in named)

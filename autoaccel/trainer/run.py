@@ -1,0 +1,130 @@
+"""One training from its spec to its end: builds, trains, turns failures into outcomes, tests.
+
+What a worker calls for a trial and `autoaccel.train` calls for a user. Must not know processes or budgets.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoaccel.errors import AutoaccelError
+from autoaccel.tasks.load import describe
+from autoaccel.trainer.build import LoadedTask, Parts, build, seeded
+from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
+from autoaccel.trainer.evaluate import evaluate
+from autoaccel.trainer.loop import Limits, Progress, train
+from autoaccel.trainer.timing import Stopwatch
+from autoaccel.trial import Ended, Report, TrialSpec
+
+_LOG = logging.getLogger(__name__)
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cudnn_status_not_supported",
+    "failed to allocate",
+    "not enough memory",
+    "status_alloc_failed",
+    "bad_alloc",
+)
+"""Fragments of the messages with which back ends report exhausted memory, lower case."""
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where checkpoints go, and whether to start from the one that is there."""
+
+    folder: Path
+    resume: bool = False
+
+
+def run_training(
+    loaded: LoadedTask,
+    spec: TrialSpec,
+    *,
+    report: Callable[[Report], None],
+    stopped: Callable[[], bool] = lambda: False,
+    checkpointing: Checkpointing | None = None,
+) -> tuple[Ended, torch.nn.Module | None]:
+    """Train as the spec says. Failures of the training are outcomes, not exceptions; input errors pass through.
+
+    Returns the end and the model (None if it could not be built).
+    """
+    assert spec.config is not None, "a training needs a config"
+    watch = Stopwatch(loaded.device)
+    limits = Limits(
+        target=spec.target,
+        cap_s=math.inf if spec.cap_s is None else spec.cap_s,
+        cap_flops=math.inf if spec.cap_flops is None else spec.cap_flops,
+        stopped=stopped,
+    )
+    parts: Parts | None = None
+    at, last, setup_s, message = Progress(), Progress(), 0.0, ""
+    facts: dict[str, Any] = {}
+
+    def listen(event: Report) -> None:
+        nonlocal last
+        last = Progress(event.steps, event.samples, event.flops, event.elapsed_s, event.value)
+        report(replace(event, trial=spec.trial))
+
+    try:
+        with seeded(spec.config.seed):
+            parts = build(loaded, spec.config)
+            start, save = _checkpoint_functions(parts, checkpointing)
+            setup_s = watch.elapsed_s()
+            outcome, at = train(loaded, parts, limits, report=listen, checkpoint=save, start=start)
+            if outcome == "diverged":
+                message = "the training loss or the metric is not finite"
+            if spec.test and outcome in ("hit", "missed", "finished"):
+                facts = _test(loaded, parts)
+    except AutoaccelError:
+        raise
+    except Exception as error:
+        _LOG.exception("training %d failed", spec.trial)  # a worker's standard error is the run's worker.log
+        outcome = "oom" if is_out_of_memory(error) else "crashed"
+        message, at = describe(error), _at_failure(last, watch, setup_s)
+    value = at.value if at.value is not None and math.isfinite(at.value) else None
+    ended = Ended(spec.trial, outcome, at.elapsed_s, setup_s, at.samples, at.steps, at.flops, value, message, facts)
+    return ended, parts.model if parts else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory is exhausted, on the device or here."""
+    text = f"{type(error).__name__}: {error}".lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in _OUT_OF_MEMORY)
+
+
+def _checkpoint_functions(
+    parts: Parts, checkpointing: Checkpointing | None
+) -> tuple[Progress | None, Callable[[Progress], None]]:
+    if checkpointing is None:
+        return None, lambda at: None
+    folder = checkpointing.folder
+    start = load_checkpoint(folder, parts) if checkpointing.resume else None
+    return start, lambda at: save_checkpoint(folder, parts, at)
+
+
+def _test(loaded: LoadedTask, parts: Parts) -> dict[str, Any]:
+    """The test metric; a test set that cannot be evaluated does not undo the training."""
+    if loaded.test is None:
+        return {}
+    try:
+        value = evaluate(loaded.task, parts, loaded.test)
+    except Exception as error:
+        return {"test_error": describe(error)}
+    return {"test_value": value} if math.isfinite(value) else {"test_error": f"the test metric is {value}"}
+
+
+def _at_failure(last: Progress, watch: Stopwatch, setup_s: float) -> Progress:
+    """Where a failed training was: its last report, but all the time it took (a broken device has no clock)."""
+    try:
+        return replace(last, elapsed_s=max(last.elapsed_s, watch.elapsed_s() - setup_s))
+    except RuntimeError:
+        return last

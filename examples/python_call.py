@@ -1,0 +1,13 @@
+"""Tune, then train with the answer and keep the model: python examples/python_call.py"""
+
+import sys
+
+import autoaccel
+
+budget = sys.argv[1] if len(sys.argv) > 1 else "60s"
+result = autoaccel.tune("digits", budget=budget)
+print(f"target met: {result.target_met}, {result.speedup.value:.1f}x the baseline, evidence in {result.run_dir}")
+
+trained = autoaccel.train("digits", result.config, target=0.93)
+print(f"{trained.outcome} after {trained.elapsed_s:.2f}s, test accuracy {trained.test_value:.3f}")
+print(f"{sum(p.numel() for p in trained.model.parameters())} trained parameters")

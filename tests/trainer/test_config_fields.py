@@ -1,0 +1,105 @@
+"""Every field of TrainerConfig changes the training: no option is silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoaccel.config import TrainerConfig, to_params
+from autoaccel.trainer.build import LoadedTask
+
+SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
+
+CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
+    ("batch.size", 48, {}),
+    ("optim.name", "sgd", {}),
+    ("optim.lr", 0.02, {}),
+    ("optim.lr", 0.02, SGD),
+    ("optim.weight_decay", 0.5, {}),
+    ("optim.weight_decay", 0.5, SGD),
+    ("optim.momentum", 0.5, {}),
+    ("optim.momentum", 0.5, SGD),
+    ("schedule.name", "linear", {}),
+    ("schedule.name", "cosine", {}),
+    ("schedule.name", "cosine", LINEAR),
+    ("schedule.warmup", 0.5, {}),
+    ("schedule.warmup", 0.5, LINEAR),
+    ("data.sampling", "class_balanced", {}),
+    ("regularize.label_smoothing", 0.1, {}),
+    ("precision.dtype", "bf16", {}),
+    ("horizon.samples", 192, {}),
+    ("seed", 1, {}),
+]
+"""Fields that change the final weights: path, another value, what else is set."""
+
+OTHERWISE = {"batch.accumulation", "evaluate.every_samples"}
+"""Fields with an effect of another kind; tested one by one below."""
+
+
+def test_every_field_is_tested_here() -> None:
+    assert {path for path, _, _ in CHANGES} | OTHERWISE == set(to_params(TrainerConfig()))
+
+
+@pytest.mark.parametrize(("path", "value", "others"), CHANGES, ids=[f"{p}={v}{'+' * bool(o)}" for p, v, o in CHANGES])
+def test_a_field_changes_the_weights(run: Callable[..., Any], path: str, value: Any, others: dict[str, Any]) -> None:
+    before, again, after = run(others), run(others), run({**others, path: value})
+    assert before.ended.outcome == after.ended.outcome == "finished"
+    assert torch.equal(before.weights, again.weights)
+    assert not torch.equal(before.weights, after.weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_spares_biases(run: Callable[..., Any], optimizer: str) -> None:
+    """At a decay that pulls every weight to zero in one step, biases still move by the gradient alone."""
+    params = {"optim.name": optimizer, "optim.weight_decay": 100.0, "optim.lr": 0.01, "horizon.samples": 24}
+    params["evaluate.every_samples"] = 24
+    with_decay, without = run(params), run({**params, "optim.weight_decay": 0.0})
+    for decayed, plain in zip(with_decay.model.parameters(), without.model.parameters(), strict=True):
+        assert torch.equal(decayed, plain) == (plain.ndim < 2)
+
+
+class Watcher(nn.Module):
+    """Notes how many samples it is given in training, and in which precision it computes."""
+
+    def __init__(self, seen: list[tuple[int, torch.dtype]]) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(6, 3), seen
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        if self.training:
+            self.seen.append((len(x), out.dtype))
+        return out
+
+
+@pytest.mark.parametrize(("accumulation", "pieces"), [(1, [24]), (2, [12, 12]), (3, [8, 8, 8]), (5, [5, 5, 5, 5, 4])])
+def test_accumulation_bounds_what_is_on_the_device_at_once(
+    run: Callable[..., Any], load: Callable[..., LoadedTask], accumulation: int, pieces: list[int]
+) -> None:
+    seen: list[tuple[int, torch.dtype]] = []
+    run({"batch.accumulation": accumulation}, load(model=lambda: Watcher(seen)))
+    assert seen == [(n, torch.float32) for n in pieces] * 12
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32_weights(run: Callable[..., Any], load: Callable[..., LoadedTask]) -> None:
+    seen: list[tuple[int, torch.dtype]] = []
+    done = run({"precision.dtype": "bf16"}, load(model=lambda: Watcher(seen)))
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
+    assert done.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("every", "at"), [(96, [96, 192, 288]), (24, list(range(24, 289, 24))), (100, [120, 216, 288]), (10**6, [288])]
+)
+def test_evaluations_come_every_so_many_samples_and_at_the_end(
+    run: Callable[..., Any], every: int, at: list[int]
+) -> None:
+    assert [r.samples for r in run({"evaluate.every_samples": every}).reports] == at
+
+
+def test_a_batch_may_be_larger_than_the_training_set(run: Callable[..., Any]) -> None:
+    assert run({"batch.size": 200, "horizon.samples": 600}).ended.samples == 600

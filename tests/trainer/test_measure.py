@@ -1,0 +1,59 @@
+"""Measured pieces of a step: which rows there are, not how long they took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoaccel.config import TrainerConfig
+from autoaccel.trainer.build import LoadedTask
+from autoaccel.trainer.measure import measure_steps
+
+Loader = Callable[..., LoadedTask]
+
+
+def measure(loaded: LoadedTask, **changes: Any) -> dict[str, Any]:
+    given = {"micro": [8, 16], "dtypes": ["fp32", "bf16"], "limit_s": 60.0, "limit_flops": math.inf}
+    return measure_steps(loaded, TrainerConfig(), **{**given, **changes})
+
+
+def test_every_piece_is_measured(load: Loader) -> None:
+    found = measure(load())
+    assert [(r["dtype"], r["micro"]) for r in found["micro"] if r["dtype"] == "fp32"] == [("fp32", 8), ("fp32", 16)]
+    assert all(r["seconds"] > 0 for r in found["micro"])
+    assert set(found["optimizer"]) == {"sgd", "adamw"}
+    assert found["evaluation"]["fp32"] > 0
+
+
+def test_a_size_that_does_not_fit_is_said_and_larger_ones_are_left_out(load: Loader) -> None:
+    class Large(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if len(x) < 16 or not self.training else x + torch.empty(2**55)
+
+    found = measure(load(model=lambda: Large(6, 3)), micro=[8, 16, 32], dtypes=["fp32"])
+    assert [r.get("oom", False) for r in found["micro"]] == [False, True]
+
+
+def test_a_failure_is_not_taken_for_exhausted_memory(load: Loader) -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        measure(load(model=lambda: Broken(6, 3)))
+
+
+def test_flops_are_charged_and_never_exceed_their_limit(load: Loader) -> None:
+    full = measure(load(), dtypes=["fp32"])
+    assert full["flops"] == 10 * (8 + 16) * 6 + 300
+    assert measure(load(), limit_flops=500.0, dtypes=["fp32"])["flops"] <= 500
+    assert measure(load(), limit_flops=100.0, dtypes=["fp32"])["micro"] == []
+
+
+def test_no_time_no_rows(load: Loader) -> None:
+    assert measure(load(), limit_s=0.0)["micro"] == []
