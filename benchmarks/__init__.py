@@ -1,1 +1,1 @@
-"""Measurements, one folder per claim, each run by `python -m benchmarks.NAME [--quick] [--json]`. Not part of the wheel."""
+"""Measurements, a folder per claim, run by `python -m benchmarks.NAME [--quick] [--json]`. Not part of the wheel."""

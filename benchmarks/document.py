@@ -15,8 +15,6 @@ from autoaccel.clock import utc_timestamp
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import facts
 
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-
 
 def write_document(folder: Path, name: str, *, seeds: list[int], quick: bool, body: dict[str, Any]) -> dict[str, Any]:
     """Write results/latest.json (quick runs: results/quick.json) and the README table; returns the document.
@@ -43,7 +41,9 @@ def write_document(folder: Path, name: str, *, seeds: list[int], quick: bool, bo
     file = folder / "results" / ("quick.json" if quick else "latest.json")
     file.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     if not quick:
-        _render(folder / "README.md", document)
+        rows = [f"| {name} | {shown(value)} |" for name, value in document["figures"].items()]
+        table = ["| figure | value |", "|---|---|", *rows, "", hardware_line(document)]
+        render_block(folder / "README.md", "table", table)
     return document
 
 
@@ -56,15 +56,19 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _render(readme: Path, document: dict[str, Any]) -> None:
-    lines = ["| figure | value |", "|---|---|"]
-    lines += [f"| {name} | {shown(value)} |" for name, value in document["figures"].items()]
+def hardware_line(document: dict[str, Any]) -> str:
+    """Where, when and with what a document was measured."""
     hardware = document["hardware"]
-    lines += ["", f"{hardware['cpu_model']}, {hardware['usable_cores']} cores, {document['date'][:10]}, "]
-    lines[-1] += f"commit {document['commit']}, torch {document['software']['torch']}."
-    head, _, rest = readme.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    readme.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail)
+    machine = f"{hardware['cpu_model']}, {hardware['usable_cores']} cores"
+    return f"{machine}, {document['date'][:10]}, commit {document['commit']}, torch {document['software']['torch']}."
+
+
+def render_block(readme: Path, name: str, lines: list[str]) -> None:
+    """Replace what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, _, rest = readme.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    readme.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + end + tail)
 
 
 def _commit() -> str:

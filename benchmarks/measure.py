@@ -94,7 +94,13 @@ def speedup(rows: list[dict[str, Any]], full_training_s: float) -> dict[str, Any
     draws = np.random.default_rng(0).integers(0, len(rows), (4000, len(rows)))
     low, high = np.quantile(ert("baseline", draws) / ert("tuned", draws), (0.025, 0.975))
     value = float(ert("baseline", everything) / ert("tuned", everything))
-    return {"speedup": value, "interval": [float(low), float(high)], "bound": not hit["baseline"].any()}
+    return {
+        "speedup": value,
+        "interval": [float(low), float(high)],
+        "bound": not hit["baseline"].any(),
+        "baseline_s": float(ert("baseline", everything)),
+        "tuned_s": float(ert("tuned", everything)),
+    }
 
 
 def write_protocol(file: Path, source: TaskSource, n_seeds: int) -> None:

@@ -54,6 +54,8 @@ def main() -> None:
             "fresh_seeds": len(rows),
             "fresh_speedup": ratio["speedup"],
             "fresh_speedup_interval": ratio["interval"],
+            "baseline_time_to_target_s": ratio["baseline_s"],
+            "tuned_time_to_target_s": ratio["tuned_s"],
             "baseline_hits": sum(row["baseline_hit"] for row in rows),
             "target": target.value,
         },
