@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from autoaccel.budget import Budget, parse_budget
@@ -160,9 +161,9 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
     threading.Thread(target=import_module, args=("scipy.stats",), daemon=True).start()
     directory = RunDirectory(path)
     executor = LocalExecutor(source, path / WORKER_LOG)
-    ledger = None
+    ledger, interrupt = None, Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             ledger = _open_ledger(path, job)
             driver = Driver(
                 executor=executor,
@@ -174,6 +175,7 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
                 interrupted=interrupt,
             )
             prepared = prepare(driver, job)
+            _same_hardware(path, prepared.profile.fingerprint)
             write_json(path / HARDWARE, prepared.profile.to_json())
             driver = replace(driver, plan=plan(prepared)["text"])
             done = run_study(driver, prepared.question)
@@ -182,6 +184,8 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
         if ledger is not None and not any(r.spec.purpose in SEARCHING for r in ledger.records):
             directory.clear()  # nothing was trained: the corrected command may use the directory again
         raise
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(interrupt.signal or SIGINT) from error
     finally:
         executor.close()
         if ledger is not None:
@@ -196,7 +200,11 @@ def _finish(
     check_not_failed(done)
     tuned = answer(question, done)
     if tuned is None:
-        raise KeyboardInterrupt if signal else UsageError("nothing was trained", "Give a larger budget.")
+        if signal is not None:
+            raise KeyboardInterrupt
+        raise BudgetTooSmallError(
+            f"budget {job.budget} ended before any trial was evaluated once", "Give a larger budget."
+        )
     baseline = baseline_evidence(question, done)
     facts = {
         "task": prepared.facts["task"],
@@ -225,6 +233,17 @@ def _finish(
     write_json(path / RESULT, document)
     ratio = speedup(question, baseline, tuned, question.seed)
     return TuneResult(tuned.config, document["target_met"], tuned, baseline, ratio, done, path, document, signal)
+
+
+def _same_hardware(path: Path, fingerprint: str) -> None:
+    """Times of another machine say nothing here: a run is continued where it was begun."""
+    stored = read_json(path / HARDWARE)
+    if stored is not None and stored.get("fingerprint") != fingerprint:
+        raise UsageError(
+            f"{path}: the run was begun on other hardware or another torch ({stored.get('fingerprint')}, here "
+            f"{fingerprint})",
+            "Continue it there, or start a new run.",
+        )
 
 
 def _open_ledger(path: Path, job: Job) -> Ledger:

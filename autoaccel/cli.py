@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -334,9 +335,9 @@ def _guard(run: Callable[[], int], verbose: bool) -> None:
             traceback.print_exc()
         print("\n".join(plain(row) for row in f"error: {error}".splitlines()), file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = 128 + int(error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:  # piped into `head`; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141

@@ -63,7 +63,9 @@ def status(run_dir: str | Path) -> dict[str, Any]:
     job = read_json(path / JOB) or {}
     amount = spent(last_second(entries), done)
     book = [s for s in standings(done) if s.hits]
-    state = "active" if is_active(path) else "finished" if (path / RESULT).exists() else "interrupted"
+    result = read_json(path / RESULT)
+    finished = result is not None and not result.get("interrupted")
+    state = "active" if is_active(path) else "finished" if finished else "interrupted"
     return {
         "run": str(path),
         "state": state,
@@ -74,7 +76,7 @@ def status(run_dir: str | Path) -> dict[str, Any]:
         "n_trials": amount.trials,
         "best_time_to_target_s": book[0].ert_s if book else None,
         "best_config": to_params(book[0].config) if book else None,
-        "result": read_json(path / RESULT),
+        "result": result,
     }
 
 

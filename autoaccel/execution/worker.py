@@ -103,7 +103,7 @@ def _run(
             assert source is not None, "the driver sends the task first"
             loaded, facts = preflight(source())
         if spec.purpose == "preflight":
-            return Ended(spec.trial, "done", facts=facts), loaded
+            return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
         if spec.purpose == "step_cost":
             return _measure_steps(spec, loaded), loaded
         from autoaccel.trainer.run import run_training

@@ -147,8 +147,8 @@ def _killed(spec: TrialSpec, reports: list[Report], ended: Ended, wall_s: float)
 def _record(driver: Driver, spec: TrialSpec, reports: list[Report], ended: Ended, wall_s: float) -> TrialRecord:
     if ended.outcome == "timeout" and spec.purpose in (*SEARCHING, *CONFIRMING):
         ended = _killed(spec, reports, ended, wall_s)
-    elif ended.outcome in FAILURES:  # one that died before its first report must not look like the fastest
-        ended = replace(ended, elapsed_s=max(ended.elapsed_s, wall_s))
+    elif ended.outcome in FAILURES and not ended.elapsed_s:  # died before its first report: not the fastest of all
+        ended = replace(ended, elapsed_s=wall_s)
     record = TrialRecord(spec, tuple(reports), ended, wall_s)
     driver.ledger.end_trial(driver.at_s(), record)
     _show(driver, None, [])

@@ -89,6 +89,8 @@ def next_trial(question: Question, records: Sequence[TrialRecord], left: Left) -
 
 def reserve_share(question: Question, book: Sequence[Standing]) -> float:
     """Share of the budget to keep for confirming the incumbent against the baseline."""
+    if not any(s.hits for s in book):  # nothing to confirm yet: the search needs it more
+        return RESERVE_SHARE
     tuned = next((s for s in book if s.hits and not s.is_baseline), None)
     baseline = next((s for s in book if s.is_baseline), None)
     need = (MIN_CONFIRMATIONS + 3) * _cost_share(question, tuned) + 2 * _cost_share(question, baseline)

@@ -18,6 +18,7 @@ def write_study(path: Path, name: str, trials: Iterable[optuna.trial.FrozenTrial
     A journal takes 1 ms a trial where SQLite takes 18 ms (250 trials, measured), which the budget would have to pay.
     Its known weakness, that a torn line ruins it, does not matter for a view that is rebuilt from the ledger.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.unlink(missing_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(study_name=name, direction="minimize", storage=storage)

@@ -143,7 +143,14 @@ def _try_training(loaded: LoadedTask, parts: Parts) -> dict[str, float]:
     )
     if not math.isfinite(value):
         raise UsageError(f"the metric is {value} after the first steps", "Return a finite number for any outputs.")
-    return {"rough_step_s": step_s, "rough_evaluation_s": evaluation_s * max(1.0, loaded.validation.n / limit)}
+    looked_at = min(limit, loaded.validation.n)
+    forward_flops = loaded.evaluation_flops / loaded.validation.n
+    return {
+        "rough_step_s": step_s,
+        "rough_evaluation_s": evaluation_s * loaded.validation.n / looked_at,
+        # Two runs of each at most; charged as such.
+        "flops": (size + 2 * parts.config.batch.size) * loaded.flops_per_sample + 2 * looked_at * forward_flops,
+    }
 
 
 def _warm_seconds(loaded: LoadedTask, run: Callable[[], T]) -> tuple[float, T]:

@@ -83,7 +83,8 @@ def run_training(
             if outcome == "diverged":
                 message = "the training loss or the metric is not finite"
             if spec.test and outcome in ("hit", "missed", "finished"):
-                facts = _test(loaded, parts)
+                facts, test_flops = _test(loaded, parts, limits.cap_flops - at.flops)
+                at = replace(at, flops=at.flops + test_flops)
     except AutoaccelError:
         raise
     except Exception as error:
@@ -111,15 +112,18 @@ def _checkpoint_functions(
     return start, lambda at: save_checkpoint(folder, parts, at)
 
 
-def _test(loaded: LoadedTask, parts: Parts) -> dict[str, Any]:
-    """The test metric; a test set that cannot be evaluated does not undo the training."""
+def _test(loaded: LoadedTask, parts: Parts, flops_left: float) -> tuple[dict[str, Any], float]:
+    """The test metric and its FLOPs; a test set that cannot be evaluated does not undo the training."""
     if loaded.test is None:
-        return {}
+        return {}, 0.0
+    flops = loaded.evaluation_flops * loaded.test.n / loaded.validation.n
+    if flops > flops_left:
+        return {"test_error": "no FLOPs left for the test set"}, 0.0
     try:
         value = evaluate(loaded.task, parts, loaded.test)
     except Exception as error:
-        return {"test_error": describe(error)}
-    return {"test_value": value} if math.isfinite(value) else {"test_error": f"the test metric is {value}"}
+        return {"test_error": describe(error)}, flops
+    return {"test_value": value} if math.isfinite(value) else {"test_error": f"the test metric is {value}"}, flops
 
 
 def _at_failure(last: Progress, watch: Stopwatch, setup_s: float) -> Progress:

@@ -1,0 +1,195 @@
+"""The numbers of a result: intervals against known values, bounds, and one verdict per knob."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from autoaccel.budget import parse_budget
+from autoaccel.config import TrainerConfig, with_params
+from autoaccel.report.summary import Verdict, ert_interval, result_document, speedup, verdicts, wilson_interval
+from autoaccel.search.confirm import Evidence
+from autoaccel.trial import Ended, Report, TrialRecord, TrialSpec
+from tests.simulated.problems import BASELINE, COST, question
+
+ASKED = question(parse_budget("60s"))
+
+
+def evidence(
+    hits: Sequence[float], misses: Sequence[float] = (), config: TrainerConfig = BASELINE, **more: Any
+) -> Evidence:
+    times = (*hits, *misses)
+    return Evidence(config, len(times), len(hits), times, tuple(hits), **more)
+
+
+@pytest.mark.parametrize(
+    ("hits", "attempts", "low", "high"),
+    [  # Brown, Cai, DasGupta 2001; R's binom::binom.wilson
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (9, 10, 0.5958, 0.9821),
+        (10, 10, 0.7225, 1.0),
+        (1, 1, 0.2065, 1.0),
+        (81, 263, 0.2553, 0.3662),
+    ],
+)
+def test_wilson_interval(hits: int, attempts: int, low: float, high: float) -> None:
+    assert wilson_interval(hits, attempts) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_no_interval_without_attempts() -> None:
+    assert wilson_interval(0, 0) is None
+    assert ert_interval(evidence([1.0, 1.1])) is None
+    assert ert_interval(evidence([], [1.0, 1.1, 1.2])) is None
+
+
+def test_the_bootstrap_interval_holds_the_value_and_shrinks_with_attempts() -> None:
+    few, many = evidence([1.0, 1.2, 1.4], [2.0]), evidence([1.0, 1.2, 1.4] * 6, [2.0] * 6)
+    narrow, wide = ert_interval(many), ert_interval(few)
+    assert narrow is not None and wide is not None
+    assert few.ert_s == pytest.approx(many.ert_s) == pytest.approx(5.6 / 3)
+    assert wide[0] < narrow[0] < few.ert_s < narrow[1] < wide[1]
+    assert ert_interval(few) == wide, "not repeatable"
+    assert ert_interval(evidence([1.0] * 5)) == (1.0, 1.0)
+
+
+def test_misses_as_long_as_hits_are_still_misses() -> None:
+    interval = ert_interval(evidence([1.0] * 5, [1.0] * 5))
+    assert interval is not None and interval[1] > 2.0
+
+
+def test_a_speedup_has_an_interval() -> None:
+    ratio = speedup(ASKED, evidence([2.0, 2.1, 1.9]), evidence([0.5, 0.6, 0.5, 0.4]))
+    assert ratio.value == pytest.approx(4.0) and not ratio.is_bound
+    assert ratio.low is not None and ratio.high is not None and 3.0 < ratio.low < 4.0 < ratio.high < 5.5
+
+
+def test_a_speedup_of_few_runs_has_none() -> None:
+    ratio = speedup(ASKED, evidence([2.0]), evidence([0.5, 0.6, 0.5]))
+    assert ratio.value is not None and (ratio.low, ratio.high, ratio.is_bound) == (None, None, False)
+
+
+def test_a_baseline_that_never_hits_counts_as_ten_full_trainings() -> None:
+    ratio = speedup(ASKED, evidence([], [1.0, 1.0]), evidence([0.5, 0.5, 0.5]))
+    assert ratio.is_bound and (ratio.low, ratio.high) == (None, None)
+    assert ratio.value == pytest.approx(10 * COST.predict(BASELINE).seconds / 0.5)
+
+
+def test_a_baseline_that_was_only_cut_counts_as_the_time_it_had() -> None:
+    ratio = speedup(ASKED, evidence([], cut_s=3.0), evidence([0.5, 0.5, 0.5]))
+    assert (ratio.value, ratio.is_bound) == (6.0, True)
+
+
+@pytest.mark.parametrize(("before", "after"), [(evidence([1.0]), evidence([], [1.0])), (evidence([]), evidence([1.0]))])
+def test_no_speedup_without_a_hit_or_a_baseline(before: Evidence, after: Evidence) -> None:
+    ratio = speedup(ASKED, before, after)
+    assert ratio.value is None and not ratio.is_bound
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def race(trial: int, params: dict[str, Any], seconds: float, outcome: str = "hit") -> TrialRecord:
+    config = with_params(replace(BASELINE, seed=trial), {"optim.weight_decay": 1e-4, **params})
+    reports = (Report(trial, seconds, 1, 1, 1.0, 0.87, 0.1),)
+    return TrialRecord(
+        TrialSpec(trial, "race", config, ASKED.target), reports, Ended(trial, outcome, seconds, value=0.87)
+    )
+
+
+def verdict(path: str, done: list[TrialRecord], chosen: dict[str, Any]) -> Verdict:
+    config = with_params(BASELINE, {"optim.weight_decay": 1e-4, **chosen})
+    return next(v for v in verdicts(ASKED, done, evidence([0.1], config=config)) if v.knob == path)
+
+
+def test_a_knob_that_made_trials_faster() -> None:
+    done = [race(n, {"optim.lr": 0.01 if n % 2 else 3e-4}, (1.0 if n % 2 else 4.0) + 0.01 * n) for n in range(1, 21)]
+    found = verdict("optim.lr", done, {"optim.lr": 0.01})
+    assert found.text.startswith("trials near it were 3.") and found.text.endswith("faster to the target")
+    assert (found.baseline, found.tuned) == (1e-3, 0.01)
+    assert found.low is not None and found.low > 1
+
+
+def test_a_knob_that_bought_nothing() -> None:
+    done = [race(n, {"schedule.name": "linear" if n % 2 else "cosine"}, 1.0 + (n % 7) / 10) for n in range(1, 21)]
+    assert verdict("schedule.name", done, {"schedule.name": "linear"}).text.startswith("bought nothing measurable (")
+
+
+def test_a_knob_that_was_kept_although_it_was_slower() -> None:
+    done = [race(n, {"optim.name": "adamw" if n % 2 else "sgd"}, 4.0 if n % 2 else 1.0) for n in range(1, 21)]
+    found = verdict("optim.name", done, {"optim.name": "adamw"})
+    assert found.text == "kept although trials near it were slower (0.25x [0.25, 0.25])"
+
+
+def test_a_knob_with_too_few_trials() -> None:
+    done = [race(n, {"batch.accumulation": 2 if n == 1 else 1}, 1.0) for n in range(1, 9)]
+    found = verdict("batch.accumulation", done, {"batch.accumulation": 1})
+    assert found.text == "not enough trials to tell (7 near it, 1 away)" and found.effect is None
+
+
+def test_a_knob_that_was_not_searched_says_why() -> None:
+    found = verdict("precision.dtype", [], {})
+    assert (found.tuned, found.text) == ("fp32", "by hand")
+    pinned = replace(ASKED, space=ASKED.space.fix({"optim.name": "sgd"}, "pinned by --fix"))
+    shown = next(v for v in verdicts(pinned, [], evidence([1.0])) if v.knob == "optim.name")
+    assert (shown.tuned, shown.text) == ("adamw", "pinned by --fix (searched with sgd; the answer is the baseline)")
+
+
+def test_verdicts_of_a_baseline_outside_the_space() -> None:
+    """The default recipe has no weight decay at all, which a log range cannot hold."""
+    assert BASELINE.optim.weight_decay == 0.0
+    done = [race(n, {"optim.weight_decay": 1e-6 if n % 2 else 1e-2}, 1.0) for n in range(1, 21)]
+    found = next(v for v in verdicts(ASKED, done, evidence([1.0])) if v.knob == "optim.weight_decay")
+    assert found.text == "bought nothing measurable (1x [1, 1])"
+
+
+def test_every_searched_knob_has_one_verdict() -> None:
+    found = [v.knob for v in verdicts(ASKED, [], evidence([1.0]))]
+    assert sorted(found) == sorted([*ASKED.space.paths, *ASKED.space.fixed])
+
+
+# -------------------------------------------------------------------------------------------------------- result.json
+
+
+def test_the_document_is_plain_json_and_agrees_with_itself() -> None:
+    tuned = evidence([0.1, 0.2, 0.15, 0.2], [0.3], with_params(BASELINE, {"optim.lr": 0.01}), test_values=(0.9, 0.8))
+    done = [race(n, {}, 1.0, "missed" if n % 3 else "capped") for n in range(1, 10)]
+    asked = replace(ASKED, hit_probability=0.75)
+    document = result_document(asked, done, evidence([1.0, 1.1, 1.2]), tuned, {"task": "t", "budget": "1m"})
+    again = json.loads(json.dumps(document, allow_nan=False))
+    assert list(again)[:4] == ["format", "version", "task", "budget"]
+    assert again["target"] == {"metric": "accuracy", "direction": "max", "value": 0.86}
+    assert (again["attempts"], again["hits"], again["hit_rate"], again["target_met"]) == (5, 4, 0.8, True)
+    assert again["hit_rate_interval"] == list(wilson_interval(4, 5) or ())
+    assert again["time_to_target_s"] == pytest.approx(0.95 / 4)
+    assert again["speedup_vs_baseline"] == pytest.approx(1.1 / (0.95 / 4))
+    assert again["speedup_interval"][0] < again["speedup_vs_baseline"] < again["speedup_interval"][1]
+    assert again["test_metric"] == pytest.approx(0.85)
+    assert again["baseline"]["attempts"] == 3 and again["baseline"]["test_metric"] is None
+    assert (again["n_trials"], again["outcomes"]) == (9, {"capped": 3, "missed": 6})
+    assert again["best_value_seen"] == 0.87 and not again["answer_is_baseline"]
+    assert again["config"]["optim.lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("hits", "attempts", "met"), [(9, 10, True), (8, 10, False), (5, 5, True), (4, 5, False), (0, 0, False)]
+)
+def test_the_target_is_met_at_the_wanted_rate(hits: int, attempts: int, met: bool) -> None:
+    tuned = evidence([1.0] * hits, [1.0] * (attempts - hits))
+    document = result_document(ASKED, [], evidence([1.0]), tuned, {"task": "t"})
+    assert (document["target_met"], document["confirmed"]) == (met, attempts > 0)
+    assert document["answer_is_baseline"] and document["best_value_seen"] is None
+
+
+def test_the_best_value_of_a_falling_metric_is_the_smallest() -> None:
+    asked = replace(ASKED, target=replace(ASKED.target, value=0.5, direction="min", metric="loss"))
+    records = [
+        replace(r, reports=(replace(r.reports[0], value=v),))
+        for r, v in zip([race(n, {}, 1.0) for n in (1, 2, 3)], (0.9, 0.7, math.inf), strict=True)
+    ]
+    assert result_document(asked, records, evidence([1.0]), evidence([]), {"task": "t"})["best_value_seen"] == 0.7

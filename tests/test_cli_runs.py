@@ -1,0 +1,235 @@
+"""Real runs of the command line, from the first to the last line: each trains the digits task in a process of its own,
+as a user would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autoaccel.config import load_config, to_params
+from autoaccel.store.ledger import read_ledger, records
+from autoaccel.trial import CONFIRMING, SEARCHING
+from tests.test_cli import run
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINED = (*SEARCHING, *CONFIRMING)
+
+
+class Command:
+    """autoaccel in a process of its own; `workers` are the processes it and its like have started."""
+
+    def __init__(self, folder: Path, cache: Path, *arguments: str) -> None:
+        self._mark = str(folder)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "autoaccel.cli", *arguments],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "COLUMNS": "200",
+                "AUTOACCEL_CACHE_DIR": str(cache),
+                "AUTOACCEL_MARK": self._mark,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def finish(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out, err
+
+    def read_until(self, words: str) -> list[str]:
+        """Lines of the progress up to the first one with these words."""
+        assert self.process.stderr is not None
+        lines = []
+        for line in self.process.stderr:
+            lines.append(line)
+            if words in line:
+                return lines
+        raise AssertionError(f"ended without {words!r}:\n{''.join(lines)}")
+
+    def workers(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("AUTOACCEL_MARK") == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hardware is measured once for all real runs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def real(folder: Path, cache: Path, *arguments: str) -> tuple[int, str, str]:
+    with Command(folder, cache, *arguments) as command:
+        return command.finish()
+
+
+def trained(folder: Path) -> list[dict[str, Any]]:
+    """Trials in a run's ledger that were trainings, in order, as plain JSON."""
+    entries, _ = read_ledger(folder / "ledger.jsonl")
+    return [r.to_json() for r in records(entries) if r.spec.purpose in TRAINED]
+
+
+def assert_consistent(document: dict[str, Any], folder: Path) -> None:
+    """The numbers of result.json fit each other, the ledger and the config that was written."""
+    assert json.loads((folder / "result.json").read_text()) == document
+    entries, _ = read_ledger(folder / "ledger.jsonl")
+    done = [r for r in records(entries) if r.spec.purpose in TRAINED]
+    config = load_config(folder / "best/config.json")
+    mine = [
+        r for r in done if r.spec.purpose == "confirm" and r.spec.config and r.spec.config.identity == config.identity
+    ]
+    assert document["config"] == to_params(config)
+    assert document["attempts"] == len(mine) and document["hits"] == sum(r.hit for r in mine)
+    assert document["attempts"] == document["hits"] + sum(r.ended.outcome != "hit" for r in mine)
+    assert document["n_trials"] == len(done) == sum(document["outcomes"].values())
+    assert document["flops"] == pytest.approx(sum(r.ended.flops for r in records(entries)))
+    if document["attempts"]:
+        low, high = document["hit_rate_interval"]
+        assert low <= document["hit_rate"] == document["hits"] / document["attempts"] <= high
+    if document["hits"]:
+        assert document["time_to_target_s"] == pytest.approx(sum(r.ended.elapsed_s for r in mine) / document["hits"])
+    met = bool(document["attempts"]) and document["hit_rate"] >= 0.9
+    assert document["target_met"] == met
+
+
+@pytest.mark.slow
+def test_tuning_digits_prints_one_document_that_agrees_with_itself(tmp_path: Path, cache: Path) -> None:
+    code, out, err = real(tmp_path, cache, "tune", "--budget", "20s", "--json", "--out", "run")
+    document = json.loads(out)
+    assert code == (0 if document["target_met"] else 3), err
+    assert_consistent(document, tmp_path / "run")
+    assert document["task"] == "digits" and document["budget_s"] == 20
+    assert document["tuning_s"] <= 22
+    assert document["baseline"]["attempts"] >= 1 and document["attempts"] >= 1
+    assert "no task given and no autoaccel.toml here: using the built-in digits task" in err
+    numbers = re.findall(r"trial +(\d+) ", err)
+    assert numbers and len(set(numbers)) == len(numbers) == document["n_trials"]
+    code, out, err = run("status", str(tmp_path / "run"))
+    assert code == 0 and "digits: " in out and "What each setting did" in out
+    code, out, err = real(tmp_path, cache, "train", "run/best/config.json", "--seed", "7", "--json")
+    assert json.loads(out)["outcome"] == {0: "hit", 3: "missed"}[code], err
+    code, _, err = run("tune", "digits", "--budget", "20s", "--out", str(tmp_path / "run"))
+    assert code == 2 and "holds another run" in err
+
+
+@pytest.mark.slow
+def test_an_unreachable_target_ends_with_exit_3_and_a_labelled_best_effort(tmp_path: Path, cache: Path) -> None:
+    words = ("tune", "digits", "--budget", "15s", "--target", "0.9999", "--out", "run", "--no-progress")
+    code, out, err = real(tmp_path, cache, *words)
+    assert (code, err) == (3, "")
+    assert "TARGET NOT CONFIRMED (best effort)" in out and "best seen" in out
+    document = json.loads((tmp_path / "run/result.json").read_text())
+    assert_consistent(document, tmp_path / "run")
+    assert not document["target_met"] and document["best_value_seen"] > 0.5
+    assert document["tuning_s"] <= 17
+
+
+@pytest.mark.slow
+def test_a_run_survives_ctrl_c_and_kill_9(tmp_path: Path, cache: Path) -> None:
+    budget = ("--budget", "15 trials", "--out", "run", "--json")
+    with Command(tmp_path, cache, "tune", "digits", *budget) as first:
+        first.read_until("race")
+        first.process.send_signal(signal.SIGINT)
+        code, out, err = first.finish()
+        assert (code, first.workers()) == (130, []), err
+    assert json.loads(out)["interrupted"] and "continue with: autoaccel tune --resume run" in err
+    assert_consistent(json.loads(out), tmp_path / "run")
+    before = trained(tmp_path / "run")
+
+    with Command(tmp_path, cache, "tune", "--resume", "run") as second:
+        shown = second.read_until("race")
+        second.process.kill()
+        second.process.wait()
+        psutil.wait_procs(second.workers(), timeout=10)
+        assert second.workers() == [], "kill -9 left a worker behind"
+    assert not [row for row in shown if f"trial {before[-1]['spec']['trial']:>4} " in row], "an old trial shown as new"
+    middle = trained(tmp_path / "run")
+    assert middle[: len(before)] == before and len(middle) > len(before)
+
+    code, out, err = real(tmp_path, cache, "tune", "--resume", "run", "--json")
+    assert code in (0, 3), err
+    done = trained(tmp_path / "run")
+    assert done[: len(middle)] == middle
+    numbers = [r["spec"]["trial"] for r in done]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 15
+    assert [r["ended"]["outcome"] for r in done].count("interrupted") <= 1
+    assert_consistent(json.loads(out), tmp_path / "run")
+
+    again, text, _ = real(tmp_path, cache, "tune", "--resume", "run", "--json")
+    changing = {"finished_at": None, "tuning_s": None}
+    assert (again, json.loads(text) | changing) == (code, json.loads(out) | changing), "a finished run has its answer"
+
+
+@pytest.mark.slow
+def test_a_flop_budget_is_kept_to_the_step(tmp_path: Path, cache: Path) -> None:
+    code, out, err = real(tmp_path, cache, "tune", "digits", "--budget", "1e11FLOPs", "--out", "run", "--json")
+    assert code in (0, 3), err
+    document = json.loads(out)
+    assert_consistent(document, tmp_path / "run")
+    assert document["flops"] <= document["budget_flops"] == 1e11
+    assert document["flops"] >= 0.5e11
+
+
+def test_a_budget_below_one_trial_ends_with_exit_4_and_names_one_that_works(tmp_path: Path, cache: Path) -> None:
+    code, out, err = real(tmp_path, cache, "tune", "digits", "--budget", "1s", "--out", "run")
+    assert (code, out) == (4, ""), err
+    assert "budget 1s is below one trial" in err and "Traceback" not in err
+    assert re.search(r"The smallest that would work here is about \d+s\.", err)
+
+
+TASKS = {
+    "broken": ("import torhc\n", "task 'mine.py:task': import failed: ModuleNotFoundError: No module named 'torhc'"),
+    "not a task": ("task = 3\n", "task 'mine.py:task': task is a int, not a Task"),
+}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_task_file_that_is_wrong_ends_with_exit_2(tmp_path: Path, cache: Path, kind: str) -> None:
+    text, what = TASKS[kind]
+    (tmp_path / "mine.py").write_text(text)
+    code, out, err = real(tmp_path, cache, "tune", "mine.py:task", "--budget", "60s", "--out", "run")
+    assert (code, out) == (2, ""), err
+    assert what in err and "Traceback" not in err
+
+
+def test_a_target_that_is_no_ratio_ends_with_exit_2(tmp_path: Path, cache: Path) -> None:
+    code, out, err = real(tmp_path, cache, "tune", "digits", "--budget", "60s", "--target", "93", "--out", "run")
+    assert (code, out) == (2, ""), err
+    assert "target 93: accuracy is a ratio between 0 and 1" in err and "Did you mean 0.93?" in err
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    yield
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get("AUTOACCEL_MARK")
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        assert mark is None or process.status() == psutil.STATUS_ZOMBIE, f"{process} was left behind"
