@@ -56,6 +56,14 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def print_document(document: dict[str, Any], as_json: bool) -> None:
+    """The whole document, or its figures one to a line."""
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        print("\n".join(f"{name:28} {shown(value)}" for name, value in document["figures"].items()))
+
+
 def hardware_line(document: dict[str, Any]) -> str:
     """Where, when and with what a document was measured."""
     hardware = document["hardware"]

@@ -126,7 +126,7 @@ def _verdict(question: Question, searched: Sequence[TrialRecord], knob: Knob, be
     draws = _median_draws(far) - _median_draws(near)
     effect = math.exp(median(far) - median(near))
     low, high = (math.exp(q) for q in np.quantile(draws, _INTERVAL))
-    interval = f"{effect:.2g}x [{low:.2g}, {high:.2g}]"
+    interval = f"{effect:.3g}x [{low:.3g}, {high:.3g}]"
     if low > 1:
         text = f"trials near it were {interval} faster to the target"
     elif high < 1:

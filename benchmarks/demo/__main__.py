@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from autoaccel import api
 from autoaccel.config import from_dict, read_config_file
 from autoaccel.execution.local import TaskSource
 from autoaccel.trial import Target
-from benchmarks.document import hardware_line, render_block, write_document
+from benchmarks.document import hardware_line, print_document, render_block, write_document
 from benchmarks.measure import FRESH_SEEDS, paired, speedup, trainings, write_protocol
 
 HERE = Path(__file__).parent
@@ -58,12 +57,7 @@ def main() -> None:
     document = write_document(HERE, "demo", seeds=seeds, quick=options.quick, body=body)
     if not options.quick:
         render_block(HERE.parent.parent / "README.md", "demo", _readme_table(document))
-    if options.json:
-        json.dump(document, sys.stdout, indent=2)
-        print()
-    else:
-        for name, value in document["figures"].items():
-            print(f"{name:24} {value}")
+    print_document(document, options.json)
 
 
 def _readme_table(document: dict[str, Any]) -> list[str]:

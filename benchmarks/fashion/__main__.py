@@ -17,7 +17,7 @@ import cloudpickle
 from autoaccel.config import from_dict, read_config_file
 from autoaccel.execution.local import TaskSource
 from autoaccel.trial import Target
-from benchmarks.document import write_document
+from benchmarks.document import print_document, write_document
 from benchmarks.measure import FRESH_SEEDS, paired, speedup, trainings, write_protocol
 from examples.fashion_mnist import fashion
 
@@ -63,12 +63,7 @@ def main() -> None:
         "config": result["config"],
     }
     document = write_document(HERE, "fashion", seeds=seeds, quick=options.quick, body=body)
-    if options.json:
-        json.dump(document, sys.stdout, indent=2)
-        print()
-    else:
-        for name, value in document["figures"].items():
-            print(f"{name:24} {value}")
+    print_document(document, options.json)
 
 
 def _tune(file: Path, folder: Path) -> tuple[dict, object]:
