@@ -23,9 +23,10 @@ from autoaccel.fingerprint import digest, software
 from autoaccel.inspection import scratch_driver
 from autoaccel.job import Job
 from autoaccel.report.summary import Ratio, result_document, speedup
+from autoaccel.report.terminal import open_view
 from autoaccel.search.confirm import Evidence, answer, baseline_evidence
 from autoaccel.search.interrupt import Interrupt
-from autoaccel.search.loop import Driver, Snapshot, check_not_failed, run_study
+from autoaccel.search.loop import Driver, check_not_failed, run_study
 from autoaccel.search.prepare import Prepared, plan, prepare
 from autoaccel.search.sampler import optuna_trial
 from autoaccel.store.ledger import Ledger, interrupted, last_second
@@ -33,13 +34,11 @@ from autoaccel.store.run import HARDWARE, JOB, LEDGER, RESULT, STUDY, WORKER_LOG
 from autoaccel.store.run import prepare as prepare_directory
 from autoaccel.store.study import write_study
 from autoaccel.tasks.base import Task
-from autoaccel.tasks.load import check_reference
+from autoaccel.tasks.load import absolute, check_reference
 from autoaccel.trial import CONFIRMING, SEARCHING, Report, Target, TrialRecord, TrialSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-View = Callable[[Snapshot], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class TrainResult:
     """One training."""
 
     outcome: str
-    """hit, missed, finished (no target), diverged, oom, crashed."""
+    """hit, missed, finished (no target), stopped, diverged, oom, crashed."""
     elapsed_s: float
     """Training time; for a hit, the time to the target."""
     value: float | None
@@ -78,6 +77,8 @@ class TrainResult:
     model: nn.Module
     """The trained model, on the device it was trained on."""
     message: str = ""
+    signal: int | None = None
+    """The signal that stopped it, if one did; its checkpoint is in the run directory."""
 
 
 def tune(  # noqa: PLR0913 - the options of one request
@@ -92,7 +93,7 @@ def tune(  # noqa: PLR0913 - the options of one request
     hit_probability: float = 0.9,
     resume: bool = False,
     fresh: bool = False,
-    view: View | None = None,
+    progress: bool = True,
     began_s: float | None = None,
 ) -> TuneResult:
     """Find the fastest configuration that reaches the target.
@@ -108,7 +109,7 @@ def tune(  # noqa: PLR0913 - the options of one request
         hit_probability: hit rate the answer needs on fresh seeds.
         resume: continue the run in run_dir with what is left of its budget.
         fresh: replace the run in run_dir.
-        view: called with a Snapshot whenever something changed.
+        progress: show a live view on a terminal, else a line per trial (standard error).
         began_s: monotonic second the budget counts from; default now.
 
     Raises:
@@ -122,7 +123,7 @@ def tune(  # noqa: PLR0913 - the options of one request
     reference, given = (task, None) if isinstance(task, str) else (None, task)
     job = Job(
         budget=parse_budget(budget),
-        task=reference,
+        task=absolute(reference) if reference is not None else None,
         target=target,
         space=space,
         fix=fix or {},
@@ -134,10 +135,10 @@ def tune(  # noqa: PLR0913 - the options of one request
     source = task_source(reference, given)
     where = Path(run_dir) if run_dir is not None else _default_directory(reference or given)
     prepare_directory(where, fresh=fresh, resume=resume)
-    return _run(job, source, where, clock, began_s, view)
+    return _run(job, source, where, clock, began_s, progress)
 
 
-def resume_run(run_dir: str | Path, *, view: View | None = None, began_s: float | None = None) -> TuneResult:
+def resume_run(run_dir: str | Path, *, progress: bool = True, began_s: float | None = None) -> TuneResult:
     """Continue the run in a directory with its own job; only for tasks that were given by reference."""
     path = Path(run_dir)
     stored = read_json(path / JOB)
@@ -153,17 +154,17 @@ def resume_run(run_dir: str | Path, *, view: View | None = None, began_s: float 
     began = clock.now() if began_s is None else began_s
     source = task_source(job.task, None)
     prepare_directory(path, fresh=False, resume=True)
-    return _run(job, source, path, clock, began, view)
+    return _run(job, source, path, clock, began, progress)
 
 
-def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float, view: View | None) -> TuneResult:
+def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float, progress: bool) -> TuneResult:
     # Needed at the very end (Wilson interval), 0.7 s to import: done while the worker starts.
     threading.Thread(target=import_module, args=("scipy.stats",), daemon=True).start()
     directory = RunDirectory(path)
     executor = LocalExecutor(source, path / WORKER_LOG)
     ledger, interrupt = None, Interrupt()
     try:
-        with interrupt:
+        with interrupt, open_view(job, quiet=not progress) as view:
             ledger = _open_ledger(path, job)
             driver = Driver(
                 executor=executor,
@@ -171,7 +172,7 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
                 clock=clock,
                 began_s=began_s,
                 carried_s=last_second(ledger.entries),
-                watch=view or (lambda _: None),
+                watch=view,
                 interrupted=interrupt,
             )
             prepared = prepare(driver, job)
@@ -182,7 +183,8 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
             return _finish(driver, prepared, done, path, interrupt.signal)
     except (UsageError, BudgetTooSmallError):
         if ledger is not None and not any(r.spec.purpose in SEARCHING for r in ledger.records):
-            directory.clear()  # nothing was trained: the corrected command may use the directory again
+            ledger.close()
+            directory.discard()  # nothing was trained: the corrected command may use the directory again
         raise
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(interrupt.signal or SIGINT) from error
@@ -313,7 +315,7 @@ def train(
         EnvironmentFaultError: no usable checkpoint to resume from.
     """
     from autoaccel.tasks.load import load_task
-    from autoaccel.trainer.checkpoint import save_model
+    from autoaccel.trainer.checkpoint import MANIFEST, MODEL, save_model
     from autoaccel.trainer.preflight import preflight
     from autoaccel.trainer.run import Checkpointing, run_training
 
@@ -325,6 +327,8 @@ def train(
     folder = Path(run_dir) if run_dir is not None else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
+        if not resume and ((folder / MANIFEST).exists() or (folder / MODEL).exists()):
+            raise UsageError(f"{folder}: holds another training", "Use --resume to continue it, or another --out.")
     seen: list[Report] = []
 
     def listen(event: Report) -> None:
@@ -334,11 +338,19 @@ def train(
 
     spec = TrialSpec(0, "train", config, target, test=True)
     checkpointing = Checkpointing(folder, resume) if folder else None
-    ended, model = run_training(loaded, spec, report=listen, checkpointing=checkpointing)
+    with Interrupt() as interrupt:
+        ended, model = run_training(loaded, spec, report=listen, stopped=interrupt, checkpointing=checkpointing)
     if model is None:
         raise UsageError(f"the model could not be built: {ended.message}", "Check the task's model function.")
-    if folder:
+    if folder and ended.outcome in ("hit", "missed", "finished"):
         save_model(folder, model)
     return TrainResult(
-        ended.outcome, ended.elapsed_s, ended.value, ended.facts.get("test_value"), tuple(seen), model, ended.message
+        ended.outcome,
+        ended.elapsed_s,
+        ended.value,
+        ended.facts.get("test_value"),
+        tuple(seen),
+        model,
+        ended.message,
+        interrupt.signal,
     )

@@ -90,26 +90,25 @@ def _tune(  # noqa: PLR0913 - the options of one verb
         stray = ["TASK" if k == "task" else f"--{k.replace('_', '-')}" for k, v in also.items() if v is not None]
         _refuse(stray, "--resume takes its settings from the run")
         job = _stored_job(resume)
-        with _view(errors, job, no_progress) as view:
-            result = api.resume_run(resume, view=view, began_s=began_s)
+        result = api.resume_run(resume, progress=not no_progress, began_s=began_s)
     else:
         job = _job(given, fix, errors)
         if dry_run:
+            _refuse(["--out"] * (out is not None) + ["--fresh"] * fresh, "--dry-run writes nothing")
             return _print_plan(api.dry_run(job, began_s=began_s), as_json)
-        with _view(errors, job, no_progress) as view:
-            result = api.tune(
-                job.task,
-                budget=job.budget,
-                target=job.target,
-                run_dir=out,
-                space=job.space,
-                fix=job.fix,
-                seed=job.seed,
-                hit_probability=job.hit_probability,
-                fresh=fresh,
-                view=view,
-                began_s=began_s,
-            )
+        result = api.tune(
+            job.task,
+            budget=job.budget,
+            target=job.target,
+            run_dir=out,
+            space=job.space,
+            fix=job.fix,
+            seed=job.seed,
+            hit_probability=job.hit_probability,
+            fresh=fresh,
+            progress=not no_progress,
+            began_s=began_s,
+        )
     _print_result(result, as_json)
     if result.signal is not None:
         print(f"stopped by a signal; continue with: autoaccel tune --resume {result.run_dir}", file=sys.stderr)
@@ -176,6 +175,10 @@ def _train(  # noqa: PLR0913 - the options of one verb
     else:
         metric = "-" if result.value is None else f"{result.value:.4f}"
         print(plain(f"{result.outcome} after {result.elapsed_s:.2f}s: metric {metric} {result.message}".rstrip()))
+    if result.signal is not None:
+        go_on = f"; continue with: autoaccel train {path} --out {out} --resume" if out else ""
+        print(f"stopped by a signal{go_on}", file=sys.stderr)
+        return 128 + result.signal
     if result.outcome in FAILURES:
         return _EXIT_FAILED
     return 0 if result.outcome in ("hit", "finished") else _EXIT_MISSED
@@ -288,15 +291,6 @@ def _refuse(flags: list[str], why: str) -> None:
 
     if flags:
         raise UsageError(f"{', '.join(flags)}: {why}", "Leave them out, or start a new run.")
-
-
-def _view(errors: Console, job: Job, no_progress: bool) -> Any:
-    from autoaccel.report.terminal import LineView, LiveView
-
-    if errors.is_terminal and not no_progress:
-        target = f" to {job.target:g}" if job.target is not None else ""
-        return LiveView(errors, f"autoaccel tune {job.task}{target}", job.budget)
-    return LineView(_console(stderr=True, quiet=no_progress))
 
 
 def _print_plan(document: dict[str, Any], as_json: bool) -> int:

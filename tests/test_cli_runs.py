@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from autoaccel.config import load_config, to_params
+from autoaccel.config import ConfigFile, keras_recipe, load_config, save_config, to_params, with_params
 from autoaccel.store.ledger import read_ledger, records
 from autoaccel.trial import CONFIRMING, SEARCHING
 from tests.test_cli import run
@@ -143,7 +143,7 @@ def test_an_unreachable_target_ends_with_exit_3_and_a_labelled_best_effort(tmp_p
     words = ("tune", "digits", "--budget", "15s", "--target", "0.9999", "--out", "run", "--no-progress")
     code, out, err = real(tmp_path, cache, *words)
     assert (code, err) == (3, "")
-    assert "TARGET NOT CONFIRMED (best effort)" in out and "best seen" in out
+    assert "TARGET NOT CONFIRMED, 0 fresh seeds (best effort)" in out and "best seen" in out
     document = json.loads((tmp_path / "run/result.json").read_text())
     assert_consistent(document, tmp_path / "run")
     assert not document["target_met"] and document["best_value_seen"] > 0.5
@@ -201,6 +201,7 @@ def test_a_budget_below_one_trial_ends_with_exit_4_and_names_one_that_works(tmp_
     assert (code, out) == (4, ""), err
     assert "budget 1s is below one trial" in err and "Traceback" not in err
     assert re.search(r"The smallest that would work here is about \d+s\.", err)
+    assert not (tmp_path / "run").exists(), "a refused budget leaves nothing behind"
 
 
 TASKS = {
@@ -233,3 +234,22 @@ def nothing_is_left_behind() -> Iterator[None]:
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         assert mark is None or process.status() == psutil.STATUS_ZOMBIE, f"{process} was left behind"
+
+
+def test_ctrl_c_in_train_keeps_a_checkpoint_and_a_second_training_does_not_overwrite_it(
+    tmp_path: Path, cache: Path
+) -> None:
+    save_config(
+        tmp_path / "config.json", ConfigFile(with_params(keras_recipe(1077), {"horizon.samples": 10**8}), task="digits")
+    )
+    with Command(tmp_path, cache, "train", "config.json", "--out", "out") as command:
+        command.read_until("step ")
+        command.process.send_signal(signal.SIGINT)
+        code, _, err = command.finish()
+    assert code == 130
+    assert "--out out --resume" in err
+    assert (tmp_path / "out" / "checkpoint.json").exists()
+    with Command(tmp_path, cache, "train", "config.json", "--out", "out", "--seed", "5") as command:
+        code, _, err = command.finish()
+    assert code == 2
+    assert "holds another training" in err

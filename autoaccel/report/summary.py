@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from autoaccel.config import to_params
 from autoaccel.search.attempts import log_time_to_target
 from autoaccel.search.confirm import Evidence
-from autoaccel.search.policy import Question
+from autoaccel.search.policy import MIN_CONFIRMATIONS, Question
 from autoaccel.space.knobs import Knob
 from autoaccel.trial import CONFIRMING, SEARCHING, TrialRecord
 
 NEVER_HIT_TRAININGS = 10
 """A baseline that never hits counts as this many full trainings, and the ratio is marked as a bound."""
 _DRAWS = 2000
+_FEWEST = 3
+"""Attempts below which nothing is estimated from them."""
 _INTERVAL = (0.025, 0.975)
 
 
@@ -71,15 +73,17 @@ def ert_interval(evidence: Evidence, seed: int = 0) -> tuple[float, float] | Non
 def speedup(question: Question, baseline: Evidence, tuned: Evidence, seed: int = 0) -> Ratio:
     """ERT(baseline) / ERT(tuned) with its interval.
 
-    Two ratios are bounds: a baseline without hits counts as ten full trainings, and one that was only ever cut as the
-    time it had trained by then. No interval below three attempts of either.
+    Two ratios are bounds: a baseline without a hit in at least three attempts counts as ten of them, and one that was
+    only ever cut as the time it had trained by then. No interval below three attempts of either.
     """
     if not tuned.hits:
         return Ratio(None, None, None)
     if not baseline.attempts:
         return Ratio(baseline.cut_s / tuned.ert_s if baseline.cut_s else None, None, None, baseline.cut_s > 0)
     if not baseline.hits:
-        full_s = question.cost.predict(question.baseline).seconds
+        if baseline.attempts < _FEWEST:
+            return Ratio(None, None, None)  # one or two misses do not say that it never hits
+        full_s = sum(baseline.times_s) / baseline.attempts
         return Ratio(NEVER_HIT_TRAININGS * full_s / tuned.ert_s, None, None, is_bound=True)
     value = baseline.ert_s / tuned.ert_s
     rng = np.random.default_rng(seed)
@@ -128,12 +132,12 @@ def _verdict(question: Question, searched: Sequence[TrialRecord], knob: Knob, be
     low, high = (math.exp(q) for q in np.quantile(draws, _INTERVAL))
     interval = f"{effect:.3g}x [{low:.3g}, {high:.3g}]"
     if low > 1:
-        text = f"trials near it were {interval} faster to the target"
+        text = f"search trials near it were {interval} faster"
     elif high < 1:
-        text = f"kept although trials near it were slower ({interval})"
+        text = f"kept although search trials near it were slower ({interval})"
     else:
         text = f"bought nothing measurable ({interval})"
-    return Verdict(knob.path, before, chosen, effect, low, high, text)
+    return Verdict(knob.path, before, chosen, effect, low, high, f"unchanged; {text}" if before == chosen else text)
 
 
 def _is_near(knob: Knob, value: Any, chosen: Any) -> bool:
@@ -172,7 +176,8 @@ def result_document(
         facts: run-level entries that are put first (task, budget, times, fingerprints).
     """
     ratio = speedup(question, baseline, tuned, question.seed)
-    met = bool(tuned.attempts) and tuned.hit_rate >= question.hit_probability
+    confirmed = tuned.attempts >= MIN_CONFIRMATIONS
+    met = confirmed and tuned.hit_rate >= question.hit_probability
     return {
         "format": "autoaccel.result",
         "version": 1,
@@ -183,7 +188,7 @@ def result_document(
             "value": question.target.value,
         },
         "target_met": met,
-        "confirmed": bool(tuned.attempts),
+        "confirmed": confirmed,
         "attempts": tuned.attempts,
         "hits": tuned.hits,
         "hit_rate": tuned.hit_rate if tuned.attempts else None,

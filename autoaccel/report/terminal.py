@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoaccel.budget import Budget
+from autoaccel.job import Job
 from autoaccel.report.progress import describe, line, number, plain, seconds
 from autoaccel.search.loop import Snapshot
 
@@ -63,6 +64,15 @@ class LineView:
             self._seen = last
             text = f"[{seconds(snapshot.spent.seconds):>6}] {line(snapshot.finished[-1])}"
             self._console.print(escape(plain(text)), highlight=False, soft_wrap=True)
+
+
+def open_view(job: Job, *, quiet: bool) -> LiveView | LineView:
+    """The live panel on a terminal, lines elsewhere, nothing if quiet; on standard error. To be used in a `with`."""
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal or quiet:
+        return LineView(console)
+    target = f" to {job.target:g}" if job.target is not None else ""
+    return LiveView(console, f"autoaccel tune {job.task or ''}{target}", job.budget)
 
 
 def render(snapshot: Snapshot, title: str, budget: Budget) -> Panel:
@@ -113,8 +123,13 @@ def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> Non
     for name, value in summary_rows(result):
         table.add_row(name, Text(plain(value)))
     console.print(Panel(table, title=escape(plain(headline(result))), title_align="left"))
-    knobs = Table(title="What each setting did", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("setting", "baseline", "tuned", "verdict from the trials"):
+    knobs = Table(
+        title="What each setting did: associations among the search trials",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for column in ("setting", "baseline", "tuned", "verdict"):
         knobs.add_column(column)
     for v in result["verdicts"]:
         knobs.add_row(*(escape(plain(number(v[key]))) for key in ("knob", "baseline", "tuned", "text")))
@@ -127,7 +142,7 @@ def headline(result: dict[str, Any]) -> str:
     if result["target_met"]:
         return f"{result['task']}: target met"
     if not result["confirmed"]:
-        return f"{result['task']}: TARGET NOT CONFIRMED (best effort)"
+        return f"{result['task']}: TARGET NOT CONFIRMED, {result['attempts']} fresh seeds (best effort)"
     return f"{result['task']}: TARGET MISSED (best effort)"
 
 
@@ -137,7 +152,7 @@ def summary_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     sign = ">=" if target["direction"] == "max" else "<="
     rows = [("target", f"{target['metric']} {sign} {target['value']:g}")]
     rows.append(("baseline", _evidence(baseline)))
-    rows.append(("tuned", _evidence({**result, "hit_rate_interval": result["hit_rate_interval"]})))
+    rows.append(("tuned", _evidence(result)))
     rows.append(("speed-up", _speedup(result)))
     if result["test_metric"] is not None:
         before = f" (baseline {baseline['test_metric']:.4f})" if baseline["test_metric"] is not None else ""
@@ -170,7 +185,7 @@ def _speedup(result: dict[str, Any]) -> str:
     if result["speedup_is_bound"] and not result["baseline"]["attempts"]:
         return f"at least {value:.1f}x (a bound: the budget was too small to let the baseline finish)"
     if result["speedup_is_bound"]:
-        return f"{value:.1f}x (a bound: the baseline never hit and counts as ten full trainings)"
+        return f"{value:.1f}x (the baseline never hit; its attempts count tenfold)"
     return f"{value:.1f}x" + (
         f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else " (too few runs for an interval)"
     )

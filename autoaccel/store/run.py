@@ -5,6 +5,7 @@ Must not know what the documents say.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -67,6 +68,16 @@ class RunDirectory:
     def close(self) -> None:
         """Release the lock; safe to call twice."""
         self._lock.release()
+
+    def discard(self) -> None:
+        """Clear, close, and remove the folders if nothing of the user's is in them."""
+        self.clear()
+        self.close()
+        with contextlib.suppress(OSError):  # not empty, or somebody else's by now
+            (self.path / BEST_CONFIG).parent.rmdir()
+            (self.path / _HOLDER).unlink(missing_ok=True)
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
 
 
 def prepare(path: Path, *, fresh: bool, resume: bool) -> None:

@@ -25,7 +25,7 @@ class Task:
     """A training problem.
 
     Args:
-        name: shown everywhere; also the folder name of its runs.
+        name: shown everywhere.
         model: called once per training, returns a fresh `torch.nn.Module`.
         train, validation, test: `(inputs, targets)` tensors or arrays, a dict of them, or a map-style `Dataset`.
             `test` is optional and only ever reported, never searched on. float64 becomes float32; integer labels (the

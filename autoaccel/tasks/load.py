@@ -37,6 +37,12 @@ def check_reference(reference: str) -> None:
         raise UsageError(f"task {reference!r}: no file {Path(name).absolute()}", "Check the path.")
 
 
+def absolute(reference: str) -> str:
+    """The same reference from any folder: the path of a file made absolute."""
+    name, sign, attribute = reference.rpartition(":")
+    return f"{Path(name).resolve()}:{attribute}" if sign and name.endswith(".py") else reference
+
+
 def load_task(reference: str) -> Task:
     """The Task a reference names. A function of no arguments is called to get it."""
     check_reference(reference)

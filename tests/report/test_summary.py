@@ -15,7 +15,7 @@ from autoaccel.config import TrainerConfig, with_params
 from autoaccel.report.summary import Verdict, ert_interval, result_document, speedup, verdicts, wilson_interval
 from autoaccel.search.confirm import Evidence
 from autoaccel.trial import Ended, Report, TrialRecord, TrialSpec
-from tests.simulated.problems import BASELINE, COST, question
+from tests.simulated.problems import BASELINE, question
 
 ASKED = question(parse_budget("60s"))
 
@@ -75,9 +75,21 @@ def test_a_speedup_of_few_runs_has_none() -> None:
 
 
 def test_a_baseline_that_never_hits_counts_as_ten_full_trainings() -> None:
-    ratio = speedup(ASKED, evidence([], [1.0, 1.0]), evidence([0.5, 0.5, 0.5]))
+    ratio = speedup(ASKED, evidence([], [1.0, 1.0, 1.3]), evidence([0.5, 0.5, 0.5]))
     assert ratio.is_bound and (ratio.low, ratio.high) == (None, None)
-    assert ratio.value == pytest.approx(10 * COST.predict(BASELINE).seconds / 0.5)
+    assert ratio.value == pytest.approx(10 * 1.1 / 0.5)
+
+
+def test_one_or_two_misses_do_not_say_that_a_baseline_never_hits() -> None:
+    ratio = speedup(ASKED, evidence([], [1.0, 1.0]), evidence([0.5, 0.5, 0.5]))
+    assert ratio.value is None and not ratio.is_bound
+
+
+@pytest.mark.parametrize(("n_hits", "met"), [(4, False), (5, True)])
+def test_a_target_is_met_only_with_enough_fresh_seeds(n_hits: int, met: bool) -> None:
+    facts = {"task": "t"}
+    document = result_document(ASKED, [], evidence([1.0] * 3), evidence([0.5] * n_hits), facts)
+    assert (document["target_met"], document["confirmed"]) == (met, met)
 
 
 def test_a_baseline_that_was_only_cut_counts_as_the_time_it_had() -> None:
@@ -110,7 +122,7 @@ def verdict(path: str, done: list[TrialRecord], chosen: dict[str, Any]) -> Verdi
 def test_a_knob_that_made_trials_faster() -> None:
     done = [race(n, {"optim.lr": 0.01 if n % 2 else 3e-4}, (1.0 if n % 2 else 4.0) + 0.01 * n) for n in range(1, 21)]
     found = verdict("optim.lr", done, {"optim.lr": 0.01})
-    assert found.text.startswith("trials near it were 3.") and found.text.endswith("faster to the target")
+    assert found.text.startswith("search trials near it were 3.") and found.text.endswith("faster")
     assert (found.baseline, found.tuned) == (1e-3, 0.01)
     assert found.low is not None and found.low > 1
 
@@ -123,7 +135,7 @@ def test_a_knob_that_bought_nothing() -> None:
 def test_a_knob_that_was_kept_although_it_was_slower() -> None:
     done = [race(n, {"optim.name": "adamw" if n % 2 else "sgd"}, 4.0 if n % 2 else 1.0) for n in range(1, 21)]
     found = verdict("optim.name", done, {"optim.name": "adamw"})
-    assert found.text == "kept although trials near it were slower (0.25x [0.25, 0.25])"
+    assert found.text == "unchanged; kept although search trials near it were slower (0.25x [0.25, 0.25])"
 
 
 def test_a_knob_with_too_few_trials() -> None:
@@ -145,7 +157,7 @@ def test_verdicts_of_a_baseline_outside_the_space() -> None:
     assert BASELINE.optim.weight_decay == 0.0
     done = [race(n, {"optim.weight_decay": 1e-6 if n % 2 else 1e-2}, 1.0) for n in range(1, 21)]
     found = next(v for v in verdicts(ASKED, done, evidence([1.0])) if v.knob == "optim.weight_decay")
-    assert found.text == "bought nothing measurable (1x [1, 1])"
+    assert found.text == "unchanged; bought nothing measurable (1x [1, 1])"
 
 
 def test_every_searched_knob_has_one_verdict() -> None:

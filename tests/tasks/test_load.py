@@ -11,7 +11,7 @@ import pytest
 
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
-from autoaccel.tasks.load import check_reference, describe, load_task
+from autoaccel.tasks.load import absolute, check_reference, describe, load_task
 
 GOOD = """
 from autoaccel.tasks.base import Task
@@ -144,3 +144,10 @@ def test_the_users_line_is_named_and_not_the_librarys() -> None:
 
 def test_a_built_in_task() -> None:
     assert isinstance(load_task("digits"), Task)
+
+
+def test_a_file_reference_is_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("train.py:task") == f"{tmp_path / 'train.py'}:task"
+    assert absolute("package.module:task") == "package.module:task"
+    assert absolute("digits") == "digits"
