@@ -28,7 +28,8 @@ def write_document(folder: Path, name: str, *, seeds: list[int], quick: bool, bo
     """
     document = {
         "name": name,
-        "command": " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]]),
+        # File names without their folders: where somebody keeps data is nobody else's business.
+        "command": " ".join(["python -m", f"benchmarks.{name}", *(Path(word).name for word in sys.argv[1:])]),
         "hardware": {k: v for k, v in facts().items() if k != "python"},
         "software": software(),
         "commit": _commit(),
