@@ -144,7 +144,7 @@ def resume_run(run_dir: str | Path, *, progress: bool = True, began_s: float | N
     stored = read_json(path / JOB)
     if stored is None:
         raise UsageError(f"{path}: no run to resume (no readable {JOB})", "Give the directory of a run.")
-    job = Job.from_json(stored)
+    job = Job.from_json(stored, str(path / JOB))
     if job.task is None:
         raise UsageError(
             f"{path}: the task of this run was given as an object",

@@ -89,7 +89,6 @@ def _tune(  # noqa: PLR0913 - the options of one verb
         also = {**given, "fix": fix or None, "out": out, "fresh": fresh or None, "dry_run": dry_run or None}
         stray = ["TASK" if k == "task" else f"--{k.replace('_', '-')}" for k, v in also.items() if v is not None]
         _refuse(stray, "--resume takes its settings from the run")
-        job = _stored_job(resume)
         result = api.resume_run(resume, progress=not no_progress, began_s=began_s)
     else:
         job = _job(given, fix, errors)
@@ -273,17 +272,6 @@ def _job(given: dict[str, Any], fix: list[str], errors: Console) -> Job:
         settings["task"] = "digits"
         errors.print(f"no task given{where}: using the built-in digits task", highlight=False)
     return Job(**settings)
-
-
-def _stored_job(run: Path) -> Job:
-    from autoaccel.errors import UsageError
-    from autoaccel.job import Job
-    from autoaccel.store.run import JOB, read_json
-
-    stored = read_json(run / JOB)
-    if stored is None:
-        raise UsageError(f"{run}: no run to resume (no readable {JOB})", "Give the directory of a run.")
-    return Job.from_json(stored, str(run / JOB))
 
 
 def _refuse(flags: list[str], why: str) -> None:

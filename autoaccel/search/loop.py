@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from autoaccel.budget import Spent
 from autoaccel.clock import Clock
-from autoaccel.errors import AutoaccelError, TrialsFailedError, UsageError
+from autoaccel.errors import TrialsFailedError, UsageError
 from autoaccel.execution.base import Executor
 from autoaccel.search.attempts import Standing, standings
 from autoaccel.search.confirm import next_confirmation
@@ -200,7 +200,4 @@ def check_not_failed(done: tuple[TrialRecord, ...]) -> None:
     failed = [e for e in trained if e.outcome in FAILURES]
     if trained and len(failed) == len(trained):
         causes = sorted({f"{e.outcome}: {e.message}" for e in failed})
-        error: AutoaccelError = TrialsFailedError(
-            "every trial failed:\n  " + "\n  ".join(causes[:5]), "See worker.log."
-        )
-        raise error
+        raise TrialsFailedError("every trial failed:\n  " + "\n  ".join(causes[:5]), "See worker.log.")
