@@ -1,0 +1,222 @@
+"""The decisions of the search from what was seen: what to train next, when to stop a training, what to answer.
+
+Pure functions of curves. Reach (nothing hits yet) and race (beat the incumbent) are one rule: the most expected
+improvement of log ERT per cost (see `acquisition`). Must not know records, executors or clocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from autoaccel.search.acquisition import hit_probability, log_ert_gain
+from autoaccel.search.book import Entry, book, deterministic, incumbent, key
+from autoaccel.search.encoding import Array
+from autoaccel.search.evidence import Curve
+from autoaccel.search.models import Models
+from autoaccel.search.setting import Params, Proposal, Setting, Variant
+from autoaccel.search.surrogate import Surrogate
+
+__all__ = [
+    "Entry",
+    "Models",
+    "Proposal",
+    "Setting",
+    "Variant",
+    "answer",
+    "book",
+    "incumbent",
+    "key",
+    "propose",
+    "should_stop",
+]
+
+_LADDER = np.array([1.0, 0.87, 0.72, 0.55, 0.4, 0.25, 0.125])
+"""Durations a candidate is looked at with, as shares of the longest allowed."""
+_N_RANDOM, _N_NEAR, _N_DEFAULT = 200, 8, 40
+"""Candidates: anywhere, near each good point at each width, near the default recipe."""
+_WIDTHS = (0.05, 0.1, 0.2, 0.3)
+_SURE = 1.3
+"""Standard normal quantile of nine hits in ten."""
+
+
+def propose(
+    setting: Setting, models: Models, curves: Sequence[Curve], left_s: float, running: Sequence[Curve] = ()
+) -> Proposal | None:
+    """The next training, or None when nothing fits into what is left.
+
+    Args:
+        setting: what is known beforehand.
+        models: cache of fitted models of this study.
+        curves: all trainings that have ended, in order.
+        left_s: seconds that may still be spent on searching.
+        running: trainings on other devices; they count as if they ended as the model expects.
+    """
+    if left_s <= 0:
+        return None
+    first = _first(setting, models, [*curves, *running], left_s)
+    if first is not None:
+        return first
+    surrogate = models.of(curves, running)
+    entries = book(setting, surrogate, curves)
+    best = incumbent(entries)
+    again = _repeat(setting, surrogate, curves, best, left_s) if best is not None else None
+    if again is not None:
+        return again
+    rng = np.random.default_rng([setting.seed, len(curves) + len(running)])
+    places = _candidates(models, curves, entries, rng)
+    return _best_bet(setting, models, surrogate, places, _Stakes.of(setting, curves, best, left_s))
+
+
+def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], running: Curve, proposal: Proposal) -> bool:
+    """Whether finishing a training is worth less than starting something else.
+
+    Args:
+        setting, models, curves: as in `propose`; the running training is not among the curves.
+        running: its curve so far.
+        proposal: what it was started for.
+    """
+    variant = setting.variant
+    if not variant.censored or not curves or not running.samples or proposal.purpose == "repeat":
+        return False
+    surrogate = models.of(curves)
+    mean, sd = surrogate.continued(running)
+    if proposal.purpose == "first":
+        return bool(ndtr((mean - _best_margin(curves)) / sd) < variant.first_stop)
+    total_s = max(setting.seconds(running.params, running.horizon), running.seconds)
+    remaining_s = max(total_s - running.seconds, 0.02 * total_s)
+    off, log_s = np.array([mean - proposal.goal]), np.array([math.log(total_s)])
+    gain = log_ert_gain(surrogate, off, np.array([sd]), log_s, math.log(proposal.reference_s))[0]
+    floor_s = variant.cost_floor * proposal.reference_s if proposal.purpose == "race" else 0.0
+    return bool(gain / (remaining_s + floor_s) < variant.stop_ratio * proposal.rate)
+
+
+def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[Params, float]:
+    """Knobs and horizon that would be returned now: the incumbent, or before any hit what should hit soonest."""
+    surrogate = models.of(curves)
+    best = incumbent(book(setting, surrogate, curves))
+    if best is not None:
+        return best.params, best.horizon
+    nearest = sorted((c for c in curves if c.samples), key=lambda c: -max(c.margins))[:10]
+    known = [(c.params, min(c.horizon * 2.0**i, setting.unit)) for c in nearest for i in range(6)]
+    options = [(p, setting.horizon.clip(h)) for p, h in [*known, (setting.default, setting.unit)]]
+    mean, sd = surrogate.predict(surrogate.rows([p for p, _ in options]), np.array([h for _, h in options]))
+    log_p = np.log(np.maximum(hit_probability(surrogate, mean, sd), 1e-4))
+    return options[int(np.argmin(np.log([setting.seconds(p, h) for p, h in options]) - log_p))]
+
+
+@dataclass(frozen=True)
+class _Stakes:
+    """What a training is to beat, how long it may be, and the margin it should reach."""
+
+    reference_s: float
+    longest_s: float
+    goal: float
+    race: bool
+
+    @classmethod
+    def of(cls, setting: Setting, curves: Sequence[Curve], best: Entry | None, left_s: float) -> _Stakes:
+        if best is not None:
+            return cls(best.ert_s, min(best.ert_s, left_s), 0.0, True)
+        # Nothing hits yet: a step beyond the best margin seen is the goal, so that there is something to climb, and the
+        # longest training grows with what was tried in vain.
+        n_more = max(0, len(curves) - setting.variant.n_initial + 1)
+        grown = setting.variant.initial_share * setting.variant.escalation ** min(n_more, 50)
+        longest_s = min(left_s, setting.full_s * min(grown, setting.horizon.high / setting.unit))
+        goal = min(0.0, _best_margin(curves) + setting.variant.step)
+        return cls(2.0 * max(longest_s, 0.25 * setting.full_s), longest_s, goal, False)
+
+
+def _best_margin(curves: Sequence[Curve]) -> float:
+    return max((max(c.margins) for c in curves if c.margins), default=-3.0)
+
+
+def _best_bet(
+    setting: Setting, models: Models, surrogate: Surrogate, places: Array, stakes: _Stakes
+) -> Proposal | None:
+    """The candidate and horizon of most expected gain per cost."""
+    variant, points = setting.variant, models.encoding.params(places)
+    ladder = _LADDER if variant.horizon else _LADDER[:1]
+    fixed_s = np.array([setting.seconds(p, 0.0) for p in points])[:, None]
+    slope_s = (np.array([setting.seconds(p, setting.unit) for p in points])[:, None] - fixed_s) / setting.unit
+    low, high = setting.horizon.low, setting.horizon.high
+    horizons = np.clip((stakes.longest_s * ladder[None, :] - fixed_s) / slope_s, low, high)
+    if setting.horizon.integer:
+        horizons = np.floor(horizons)
+    seconds, horizons = (fixed_s + horizons * slope_s).ravel(), horizons.ravel()
+    rows = np.repeat(models.encoding.rows(places), len(ladder), axis=0)
+    mean, sd = surrogate.predict(rows, horizons)
+    gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), math.log(stakes.reference_s))
+    floor_s = variant.cost_floor * stakes.reference_s if stakes.race else 0.0
+    score = gain / (seconds + floor_s) if variant.cost else gain
+    fits = seconds <= stakes.longest_s * 1.001
+    if not fits.any():
+        return None
+    if not (gain[fits] > 1e-12).any():  # hopeless everywhere: the least hopeless
+        score = hit_probability(surrogate, mean, sd)
+    top = int(np.argmax(np.where(fits, score, -np.inf)))
+    return Proposal(
+        params=points[top // len(ladder)],
+        horizon=float(horizons[top]),
+        cap_s=stakes.reference_s if stakes.race and variant.cap else math.inf,
+        rate=float(gain[top] / (seconds[top] + floor_s)),
+        purpose="race" if stakes.race else "reach",
+        why="expected gain",
+        goal=stakes.goal,
+        reference_s=stakes.reference_s,
+        gain=float(gain[top]),
+    )
+
+
+def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
+    """The first few trainings: the default recipe annealed short, rules of thumb, then points around the default."""
+    n, variant = len(curves), setting.variant
+    if n >= variant.n_initial or any(c.hit for c in curves):
+        return None
+    share, why = variant.initial_share, "first look"
+    if variant.recipes and n == 0:
+        params, why = setting.default, "default recipe, annealed early"
+    elif variant.recipes and n <= len(setting.recipes):
+        params, recipe_share = setting.recipes[n - 1]
+        share, why = min(share, recipe_share), "rule of thumb"
+    else:
+        rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
+        near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
+        params = encoding.params(near if variant.recipes else encoding.anywhere(rng, 1))[0]
+    horizon = setting.horizon_for(params, min(share * setting.full_s, left_s))
+    return Proposal(params, horizon, math.inf, 0.0, "first", why)
+
+
+def _repeat(
+    setting: Setting, surrogate: Surrogate, curves: Sequence[Curve], best: Entry, left_s: float
+) -> Proposal | None:
+    """The incumbent on another seed while luck may have made it, if that is cheap beside what was spent."""
+    variant = setting.variant
+    if not variant.book or best.attempts >= variant.most_repeats or deterministic(curves):
+        return None
+    planned_s = setting.seconds(best.params, best.horizon)
+    if planned_s > min(left_s, variant.repeat_share * sum(c.seconds for c in curves)):
+        return None
+    mean, sd = surrogate.predict(surrogate.rows([best.params]), np.array([best.horizon]))
+    if (mean[0] - sd[0]) / surrogate.scales.aleatoric_sd > _SURE:
+        return None
+    return Proposal(best.params, best.horizon, 3 * planned_s, 0.0, "repeat", "is the incumbent luck?")
+
+
+def _candidates(models: Models, curves: Sequence[Curve], entries: Sequence[Entry], rng: np.random.Generator) -> Array:
+    """Random places, places near the best points, and the best points themselves."""
+    encoding = models.encoding
+    ranked = sorted(curves, key=lambda c: -max(c.margins, default=-9.0))
+    centers = encoding.places([e.params for e in entries[:4]] + [c.params for c in ranked[:4]])
+    n_each = _N_NEAR * len(_WIDTHS)
+    widths = np.tile(np.repeat(_WIDTHS, _N_NEAR), len(centers))
+    found = [encoding.anywhere(rng, _N_RANDOM), centers]
+    found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, 0.35))
+    if models.setting.variant.recipes:
+        default = np.repeat(encoding.places([models.setting.default]), _N_DEFAULT, axis=0)
+        found.append(encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7))
+    return np.concatenate(found)

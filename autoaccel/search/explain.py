@@ -1,0 +1,99 @@
+"""What each knob bought: the answer against itself with one knob put back, by the model of the study.
+
+The effect on ERT is a distribution, for the model knows how little it knows: a knob whose interval holds 1 is said to
+have bought nothing that was seen. Must not know records or how results are shown.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from autoaccel.search.advice import Models, Setting
+from autoaccel.search.encoding import Array
+from autoaccel.search.evidence import Curve
+from autoaccel.search.surrogate import Surrogate
+
+_LADDER = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)
+"""Horizons of either side, as multiples of the answer's: each knob is judged at its own best one."""
+_DRAWS = 400
+MOST = 50.0
+"""Effects beyond this factor (or below its inverse) are not told apart: the model is extrapolating."""
+
+
+@dataclass(frozen=True)
+class KnobEffect:
+    """ERT with one knob back at the baseline's value, as a multiple of the answer's ERT."""
+
+    path: str
+    tuned: Any
+    baseline: Any
+    ratio: float
+    """Median: above 1 the knob made training faster."""
+    low: float
+    high: float
+    """95 % interval."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the interval excludes no effect."""
+        return self.low > 1.0 or self.high < 1.0
+
+
+def knob_effects(
+    setting: Setting, models: Models, curves: Sequence[Curve], *, tuned: Mapping[str, Any], horizon: float
+) -> list[KnobEffect]:
+    """The effect of every knob in which the answer differs from the default recipe, largest first.
+
+    Args:
+        setting: of the study.
+        models: of the study.
+        curves: everything that was trained.
+        tuned: the answer, without its horizon.
+        horizon: of the answer.
+    """
+    surrogate = models.of(curves)
+    effects: list[KnobEffect] = []
+    for knob in models.encoding.knobs:
+        if knob.path not in tuned or knob.path in {e.path for e in effects}:
+            continue
+        before = setting.default.get(knob.path)
+        if before is None or before == tuned[knob.path]:
+            continue
+        back = _put_back(models, tuned, knob.path, setting.default)
+        low, middle, high = _ratio(setting, surrogate, (tuned, back), horizon, knob.path)
+        effects.append(KnobEffect(knob.path, tuned[knob.path], before, middle, low, high))
+    return sorted(effects, key=lambda e: -abs(np.log(e.ratio)))
+
+
+def _put_back(models: Models, tuned: Mapping[str, Any], path: str, default: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer with one knob as in the default recipe, and with it the knobs that exist only there (the learning rate
+    of another optimizer)."""
+    point = {**tuned, path: default[path]}
+    for knob in models.encoding.knobs:
+        if path in knob.when and knob.path in default:
+            point[knob.path] = default[knob.path]
+    return models.encoding.params(models.encoding.places([point]))[0]
+
+
+def _ratio(
+    setting: Setting, surrogate: Surrogate, pair: tuple[Mapping[str, Any], Mapping[str, Any]], horizon: float, path: str
+) -> tuple[float, float, float]:
+    """2.5, 50 and 97.5 % quantiles of ERT(second) / ERT(first), each at its best horizon, over draws of the model."""
+    horizons = np.clip(horizon * np.array(_LADDER), setting.horizon.low, setting.horizon.high)
+    n = len(horizons)
+    rows = np.repeat(np.array([surrogate.encoding.row(p) for p in pair]), n, axis=0)
+    mean, covariance = surrogate.joint(rows, np.tile(horizons, 2))
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    root = np.linalg.cholesky(covariance + 1e-8 * np.eye(2 * n))
+    margins: Array = mean + rng.normal(size=(_DRAWS, 2 * n)) @ root.T
+    log_seconds = np.log([setting.seconds(p, float(h)) for p in pair for h in horizons])
+    log_ert = log_seconds - log_ndtr(margins / surrogate.scales.aleatoric_sd)
+    ratio = log_ert[:, n:].min(axis=1) - log_ert[:, :n].min(axis=1)
+    low, middle, high = np.exp(np.clip(np.quantile(ratio, [0.025, 0.5, 0.975]), -np.log(MOST), np.log(MOST)))
+    return float(low), float(middle), float(high)

@@ -1,0 +1,103 @@
+"""What the search knows before the first training, and what it says: Setting in, Proposal out. Values only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoaccel.space.knobs import Knob
+from autoaccel.space.space import Space
+
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Parts of the method, and its few numbers.
+
+    The product uses the defaults; the benchmark's ablation switches the parts off one by one (benchmarks/search), which
+    is the only reason for the switches.
+    """
+
+    cap: bool = True
+    """Trainings are cut at the incumbent's ERT."""
+    horizon: bool = True
+    """The horizon is chosen; else every training is as long as it may be."""
+    censored: bool = True
+    """Trainings are stopped when the rest is worth less than another one, and what they showed is used."""
+    cost: bool = True
+    """Gain is divided by cost."""
+    book: bool = True
+    """Attempts are kept and ranked pessimistically, hits repeated; else the luckiest hit is the incumbent."""
+    recipes: bool = True
+    """The default recipe and the rules of thumb come first; else random points."""
+    n_initial: int = 6
+    """Trainings before the model decides, if none hits."""
+    initial_share: float = 0.125
+    """Their horizon, in default trainings."""
+    escalation: float = 1.6
+    """While nothing hits, each further training may be this much longer."""
+    step: float = 0.2
+    """While nothing hits, the margin to gain over the best one seen."""
+    first_stop: float = 0.1
+    """An initial training is stopped when it equals the best margin seen with less than this probability."""
+    cost_floor: float = 0.2
+    """Every race costs at least this share of the incumbent's ERT, so that many very short ones are not free."""
+    stop_ratio: float = 1.0
+    """A training is stopped when finishing it gains, per cost, less than this share of what starting it promised."""
+    trust: float = 2.0
+    """The model's probability of a hit counts as so many attempts."""
+    most_repeats: int = 4
+    repeat_share: float = 0.1
+    """The incumbent is repeated while that costs less than this share of everything spent so far."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the search knows before the first training; constant while it runs."""
+
+    space: Space
+    """Knobs; the horizon may be among them and is left out."""
+    horizon: Knob
+    unit: float
+    """Horizon of one full default training."""
+    default: Params
+    recipes: tuple[tuple[Params, float], ...]
+    """Rule-of-thumb points, each with its horizon as a multiple of `unit`."""
+    seconds: Callable[[Params, float], float]
+    """Predicted duration of a training of these knobs to this horizon (step cost); linear in the horizon."""
+    seed: int = 0
+    variant: Variant = field(default_factory=Variant)
+
+    @property
+    def full_s(self) -> float:
+        """Predicted seconds of one full default training."""
+        return self.seconds(self.default, self.unit)
+
+    def horizon_for(self, params: Params, seconds: float) -> float:
+        """The horizon that takes this long, inside the knob's range."""
+        fixed_s = self.seconds(params, 0.0)
+        slope_s = (self.seconds(params, self.unit) - fixed_s) / self.unit
+        return self.horizon.clip((seconds - fixed_s) / slope_s)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next training."""
+
+    params: Params
+    horizon: float
+    cap_s: float
+    rate: float
+    """Expected gain per cost when it was chosen: what a running training is measured against."""
+    purpose: str
+    """first, reach, race or repeat."""
+    why: str
+    goal: float = 0.0
+    """Margin to reach: 0 is the target, below it a step on the way."""
+    reference_s: float = math.inf
+    """The ERT to beat."""
+    gain: float = 0.0
+    """Expected improvement of log ERT by this training."""

@@ -1,0 +1,200 @@
+"""This project's search as a method of the benchmark: the same decisions as `autoaccel tune`, on the bench's clock.
+
+It measures the step cost of a few points first (charged). Must not look at anything of a problem but its description
+and what the bench returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from autoaccel.search import advice
+from autoaccel.search.advice import Models, Proposal, Setting, Variant
+from autoaccel.search.evidence import Curve, bent
+from autoaccel.search.seconds import Run, Seconds
+from autoaccel.space.knobs import Knob
+from autoaccel.space.space import Space
+from benchmarks.search.bench import Bench, BudgetSpent, Trial
+from benchmarks.search.problem import Description, Params, Point
+
+N_PROBES, PROBE_SHARE = 16, 0.02
+"""Points whose step cost is measured, and the share of a full training that all probes together take."""
+MOST_TRIALS = 400
+"""As for the peers: a study ends here even with budget left."""
+
+ROLES: Final[dict[str, tuple[str, ...]]] = {
+    "optimizer": ("optimizer", "optim"),
+    "lr": ("lr", "learning_rate"),
+    "batch": ("batch", "batch_size"),
+    "momentum": ("momentum",),
+    "decay": ("weight_decay", "decay"),
+    "warmup": ("warmup",),
+    "schedule": ("schedule",),
+}
+"""What a knob may be called in a problem."""
+RECIPES: Final[tuple[tuple[dict[str, Any], float], ...]] = (
+    ({"optimizer": "adamw", "lr": 3e-3, "schedule": "linear", "warmup": 0.1, "batch": 128}, 0.33),
+    (
+        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "linear", "warmup": 0.2}
+        | {"batch": 64, "decay": 5e-4},
+        0.33,
+    ),
+    ({"optimizer": "adamw", "lr": 5e-3, "schedule": "linear", "warmup": 0.2, "batch": 64, "decay": 1e-4}, 0.33),
+)
+"""The rules of thumb of `search_spaces/minimal.toml`, in roles."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One form of our search: whole, or without a part."""
+
+    name: str
+    variant: Variant = field(default_factory=Variant)
+    knows_cost: bool = True
+    """Whether seconds are predicted point by point; else every point is taken to cost the same."""
+    family: str = "autoaccel"
+    form: str = "ours"
+    slow: bool = False
+    version: str = "1"
+    """Raised with every change of the method, so that old studies are run again."""
+
+    def run(self, bench: Bench) -> None:
+        """One study, to the end of its budget."""
+        with contextlib.suppress(BudgetSpent):
+            _study(bench, self)
+
+
+OURS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        Method("ours"),
+        Method("ours-without-cap", Variant(cap=False)),
+        Method("ours-without-horizon", Variant(horizon=False)),
+        Method("ours-without-censored", Variant(censored=False)),
+        Method("ours-without-cost", Variant(cost=False)),
+        Method("ours-without-book", Variant(book=False)),
+        Method("ours-without-recipes", Variant(recipes=False)),
+        Method("ours-without-step-cost", knows_cost=False),
+    )
+}
+
+
+class Clockwork:
+    """Seconds of a training to come: probed rates, and what first evaluations took beyond their steps."""
+
+    def __init__(self, bench: Bench, encoding: advice.Models, knows_cost: bool) -> None:
+        self._known, self._knows_cost = bench.problem.description, knows_cost
+        self._beyond: list[float] = []
+        rng = np.random.default_rng([bench.seed, 77])
+        points = [dict(self._known.default), *encoding.encoding.params(encoding.encoding.anywhere(rng, N_PROBES - 1))]
+        samples = PROBE_SHARE * self._known.full_horizon / N_PROBES
+        points = points if knows_cost else points[:1]
+        runs = [Run(p, samples, samples * bench.probe(p, samples)) for p in points]
+        self._rate = Seconds(encoding.encoding, runs)
+
+    def __call__(self, params: Params, horizon: float) -> float:
+        point = params if self._knows_cost else self._known.default
+        fixed = float(np.median(self._beyond)) if self._beyond else 0.0
+        return fixed + self._rate.per_sample(point) * horizon
+
+    def learn(self, params: Params, first: Point) -> None:
+        """From the first evaluation of a training."""
+        point = params if self._knows_cost else self._known.default
+        self._beyond.append(max(0.0, first.seconds - first.samples * self._rate.per_sample(point)))
+
+
+def space_of(known: Description) -> Space:
+    """The problem's knobs in our terms; conditional ones after their parents."""
+    knobs = [knob_of(name, d, known.conditions.get(name)) for name, d in known.space.items()]
+    return Space(known.name, tuple(sorted(knobs, key=lambda knob: bool(knob.when))))
+
+
+def knob_of(name: str, d: BaseDistribution, parent: tuple[str, Any] | None = None) -> Knob:
+    """An Optuna distribution as a knob."""
+    when = {parent[0]: parent[1]} if parent else {}
+    if isinstance(d, CategoricalDistribution):
+        return Knob(path=name, choices=tuple(d.choices), when=when)
+    assert isinstance(d, FloatDistribution | IntDistribution)
+    return Knob(path=name, low=d.low, high=d.high, log=d.log, integer=isinstance(d, IntDistribution), when=when)
+
+
+def recipes(known: Description) -> tuple[tuple[dict[str, Any], float], ...]:
+    """The rules of thumb in the problem's names, as far as it has such knobs."""
+    names = {role: next((n for n in options if n in known.space), None) for role, options in ROLES.items()}
+    found = []
+    for recipe, share in RECIPES:
+        params = dict(known.default)
+        for role, value in recipe.items():
+            name = names[role]
+            knob = knob_of(name, known.space[name]) if name is not None else None
+            if knob is not None and (knob.is_numeric or value in knob.choices):
+                params[knob.path] = knob.clip(value) if knob.is_numeric else value
+        found.append((params, share))
+    return tuple(found)
+
+
+def margin(known: Description, value: float) -> float:
+    """Log of the allowed error over the error, bent where it is hopeless."""
+    if not math.isfinite(value):
+        return bent(math.nan)
+    if known.direction == "max":
+        return bent(-math.log((max(0.0, 1 - value) + known.floor) / (1 - known.target + known.floor)))
+    return bent(-math.log(max(value, 1e-9) / known.target))
+
+
+def curve_of(known: Description, proposal: Proposal, points: list[Point], seconds: float, outcome: str) -> Curve:
+    """What a training showed, in margins."""
+    samples, margins = tuple(p.samples for p in points), tuple(margin(known, p.value) for p in points)
+    return Curve(proposal.params, proposal.horizon, samples, margins, seconds, outcome)
+
+
+def _study(bench: Bench, method: Method) -> None:
+    known = bench.problem.description
+    bench.answer(known.default, known.full_horizon)
+    space = space_of(known)
+    blank = Setting(
+        space=space,
+        horizon=Knob(path="horizon", low=known.horizon_low, high=known.horizon_high, log=True, integer=True),
+        unit=known.full_horizon,
+        default=dict(known.default),
+        recipes=recipes(known),
+        seconds=lambda _params, horizon: horizon,
+        seed=bench.seed,
+        variant=method.variant,
+    )
+    clockwork = Clockwork(bench, Models(blank), method.knows_cost)
+    setting = replace(blank, seconds=clockwork)
+    models, curves = Models(setting), list[Curve]()
+    while len(curves) < MOST_TRIALS:
+        proposal = advice.propose(setting, models, curves, bench.left_s)
+        if proposal is None:
+            return
+        trial = _train(bench, setting, models, curves, proposal)
+        if trial.points:
+            clockwork.learn(proposal.params, trial.points[0])
+        outcome = {"hit": "hit", "missed": "missed", "diverged": "failed"}.get(trial.outcome, "cut")
+        curves.append(curve_of(known, proposal, list(trial.points), trial.seconds, outcome))
+        params, horizon = advice.answer(setting, models, curves)
+        bench.answer(_complete(known, params), round(horizon))
+
+
+def _train(bench: Bench, setting: Setting, models: Models, curves: list[Curve], proposal: Proposal) -> Trial:
+    known = bench.problem.description
+
+    def stop(points: list[Point]) -> bool:
+        running = curve_of(known, proposal, points, points[-1].seconds, "running")
+        return advice.should_stop(setting, models, curves, running, proposal)
+
+    return bench.run(_complete(known, proposal.params), round(proposal.horizon), proposal.cap_s, stop)
+
+
+def _complete(known: Description, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A value for every knob; the ones that have no effect at this point as in the default recipe."""
+    return {name: params.get(name, known.default[name]) for name in known.space}

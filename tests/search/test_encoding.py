@@ -1,0 +1,73 @@
+"""Encoding: points and places are the same thing, and conditions hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autoaccel.search.encoding import Encoding
+from autoaccel.space.knobs import Knob
+from autoaccel.space.space import Space
+
+SPACE = Space(
+    "test",
+    (
+        Knob(path="optim", choices=("adamw", "sgd")),
+        Knob(path="schedule", choices=("constant", "linear", "cosine")),
+        Knob(path="lr", low=1e-4, high=1e-1, log=True, when={"optim": "adamw"}),
+        Knob(path="lr", low=1e-2, high=1.0, log=True, when={"optim": "sgd"}),
+        Knob(path="momentum", low=0.0, high=0.99, when={"optim": "sgd"}),
+        Knob(path="batch", low=16, high=512, log=True, integer=True),
+        Knob(path="horizon", low=10, high=1000, log=True, integer=True),
+    ),
+)
+
+
+@pytest.fixture
+def encoding() -> Encoding:
+    return Encoding(SPACE, "horizon")
+
+
+def test_points_and_places_are_the_same_thing(encoding: Encoding) -> None:
+    places = encoding.anywhere(np.random.default_rng(0), 300)
+    points = encoding.params(places)
+    assert np.allclose(encoding.places(points), places, equal_nan=True)
+    rows = encoding.rows(places)
+    assert np.allclose(rows, [encoding.row(p) for p in points])
+    assert rows.shape == (300, len(encoding.group_of_column)) and np.isfinite(rows).all()
+    assert ((rows >= 0) & (rows <= 1)).all()
+
+
+def test_a_point_has_exactly_the_knobs_that_exist_there(encoding: Encoding) -> None:
+    rng = np.random.default_rng(1)
+    centers = encoding.anywhere(rng, 200)
+    for places in (centers, encoding.near(centers, rng, np.full(200, 0.3), 0.5)):
+        for point in encoding.params(places):
+            assert ("momentum" in point) == (point["optim"] == "sgd")
+            assert set(point) - {"momentum"} == {"optim", "schedule", "lr", "batch"}
+            low, high = (1e-2, 1.0) if point["optim"] == "sgd" else (1e-4, 1e-1)
+            assert low <= point["lr"] <= high
+            assert isinstance(point["batch"], int) and 16 <= point["batch"] <= 512
+
+
+def test_a_neighbour_differs_and_stays_near(encoding: Encoding) -> None:
+    rng = np.random.default_rng(2)
+    center = encoding.places([{"optim": "sgd", "schedule": "linear", "lr": 0.1, "momentum": 0.9, "batch": 64}])
+    centers = np.repeat(center, 400, axis=0)
+    near = encoding.near(centers, rng, np.full(400, 0.05), 0.35)
+    numeric = [3, 4, 5]
+    same_optimizer = near[:, 0] == center[0, 0]
+    assert np.nanmax(np.abs(near[same_optimizer][:, numeric] - center[0, numeric])) < 0.3
+    unchanged = (np.abs(near - centers)[same_optimizer][:, [0, 1, *numeric]] < 1e-12).all(axis=1)
+    assert unchanged.mean() < 0.2  # only a categorical that was drawn to move and drew itself again
+
+
+def test_knobs_that_do_not_exist_say_nothing(encoding: Encoding) -> None:
+    adamw = {"optim": "adamw", "schedule": "linear", "lr": 1e-3, "batch": 64}
+    assert np.array_equal(encoding.row(adamw), encoding.row({**adamw, "momentum": 0.2}))
+
+
+def test_fixed_values_decide_conditions() -> None:
+    space = Space(SPACE.name, SPACE.knobs[1:], fixed={"optim": "sgd"})
+    point = Encoding(space, "horizon").params(Encoding(space, "horizon").anywhere(np.random.default_rng(0), 1))[0]
+    assert "momentum" in point and point["lr"] >= 1e-2
