@@ -19,7 +19,7 @@ from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
 from autoaccel.search.setting import Params, Proposal, Setting, Variant
-from autoaccel.search.surrogate import Surrogate
+from autoaccel.search.surrogate import Surrogate, one_thread
 
 __all__ = [
     "Entry",
@@ -35,9 +35,10 @@ __all__ = [
     "should_stop",
 ]
 
-_LADDER = np.array([1.0, 0.87, 0.72, 0.55, 0.4, 0.25, 0.125])
-"""Durations a candidate is looked at with, as shares of the longest allowed."""
-_N_RANDOM, _N_NEAR, _N_DEFAULT = 200, 8, 40
+_LADDER = np.array([0.93, 0.82, 0.7, 0.55, 0.4, 0.25, 0.125])
+"""Durations a candidate is looked at with, as shares of the longest allowed. A race that was planned to end at its cap
+would be cut before its last evaluation as often as not."""
+_N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
 _SURE = 1.3
@@ -61,6 +62,14 @@ def propose(
     first = _first(setting, models, [*curves, *running], left_s)
     if first is not None:
         return first
+    with one_thread():
+        return _considered(setting, models, curves, left_s, running)
+
+
+def _considered(
+    setting: Setting, models: Models, curves: Sequence[Curve], left_s: float, running: Sequence[Curve]
+) -> Proposal | None:
+    """Repeat the incumbent, or the best bet among many candidates."""
     surrogate = models.of(curves, running)
     entries = book(setting, surrogate, curves)
     best = incumbent(entries)
@@ -83,8 +92,9 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
     variant = setting.variant
     if not variant.censored or not curves or not running.samples or proposal.purpose == "repeat":
         return False
-    surrogate = models.of(curves)
-    mean, sd = surrogate.continued(running)
+    with one_thread():
+        surrogate = models.of(curves)
+        mean, sd = surrogate.continued(running)
     if proposal.purpose == "first":
         return bool(ndtr((mean - _best_margin(curves)) / sd) < variant.first_stop)
     total_s = max(setting.seconds(running.params, running.horizon), running.seconds)
@@ -196,7 +206,7 @@ def _repeat(
 ) -> Proposal | None:
     """The incumbent on another seed while luck may have made it, if that is cheap beside what was spent."""
     variant = setting.variant
-    if not variant.book or best.attempts >= variant.most_repeats or deterministic(curves):
+    if not variant.book or best.tries >= variant.most_repeats or deterministic(curves):
         return None
     planned_s = setting.seconds(best.params, best.horizon)
     if planned_s > min(left_s, variant.repeat_share * sum(c.seconds for c in curves)):

@@ -96,18 +96,24 @@ class Clockwork:
         points = [dict(self._known.default), *encoding.encoding.params(encoding.encoding.anywhere(rng, N_PROBES - 1))]
         samples = PROBE_SHARE * self._known.full_horizon / N_PROBES
         points = points if knows_cost else points[:1]
-        runs = [Run(p, samples, samples * bench.probe(p, samples)) for p in points]
-        self._rate = Seconds(encoding.encoding, runs)
+        self._runs = [Run(p, samples, samples * bench.probe(p, samples)) for p in points]
+        self._encoding = encoding.encoding
+        self._rate = Seconds(self._encoding, self._runs)
 
     def __call__(self, params: Params, horizon: float) -> float:
         point = params if self._knows_cost else self._known.default
         fixed = float(np.median(self._beyond)) if self._beyond else 0.0
         return fixed + self._rate.per_sample(point) * horizon
 
-    def learn(self, params: Params, first: Point) -> None:
-        """From the first evaluation of a training."""
+    def learn(self, params: Params, points: tuple[Point, ...]) -> None:
+        """From a training: its first evaluation says what is fixed, the rest what a sample takes."""
+        first, last = points[0], points[-1]
         point = params if self._knows_cost else self._known.default
         self._beyond.append(max(0.0, first.seconds - first.samples * self._rate.per_sample(point)))
+        beyond_s = min(float(np.median(self._beyond)), 0.5 * last.seconds)
+        if self._knows_cost:
+            self._runs.append(Run(params, last.samples, last.seconds - beyond_s))
+            self._rate = Seconds(self._encoding, self._runs)
 
 
 def space_of(known: Description) -> Space:
@@ -178,7 +184,7 @@ def _study(bench: Bench, method: Method) -> None:
             return
         trial = _train(bench, setting, models, curves, proposal)
         if trial.points:
-            clockwork.learn(proposal.params, trial.points[0])
+            clockwork.learn(proposal.params, trial.points)
         outcome = {"hit": "hit", "missed": "missed", "diverged": "failed"}.get(trial.outcome, "cut")
         curves.append(curve_of(known, proposal, list(trial.points), trial.seconds, outcome))
         params, horizon = advice.answer(setting, models, curves)
