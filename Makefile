@@ -24,7 +24,7 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 demo: $(ready)
-	$(BIN)/autoaccel tune digits --budget 60s --out runs/demo --fresh
+	$(BIN)/autoaccel tune digits --budget 60s --out runs/demo --fresh --no-library
 
 test: $(ready)
 	$(RUN) -m pytest -q $(ARGS)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load_config,
     )
     from autoaccel.errors import AutoaccelError
+    from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
@@ -40,6 +41,8 @@ _HOME = {
     "Schedule": "config",
     "Target": "trial",
     "Task": "tasks.base",
+    "TimeToTargetPruner": "integrations.optuna",
+    "TimeToTargetSampler": "integrations.optuna",
     "TrainResult": "api",
     "TrainerConfig": "config",
     "TuneResult": "api",
@@ -61,6 +64,8 @@ __all__ = [
     "Schedule",
     "Target",
     "Task",
+    "TimeToTargetPruner",
+    "TimeToTargetSampler",
     "TrainResult",
     "TrainerConfig",
     "TuneResult",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from autoaccel.budget import Budget, parse_budget
+from autoaccel.budget import Budget, extended, parse_budget
 from autoaccel.clock import Clock, MonotonicClock, utc_timestamp
 from autoaccel.config import ConfigFile, Params, TrainerConfig, save_config
 from autoaccel.errors import BudgetTooSmallError, UsageError
@@ -22,16 +22,22 @@ from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import digest, software
 from autoaccel.inspection import scratch_driver
 from autoaccel.job import Job
-from autoaccel.report.summary import Ratio, result_document, speedup
+from autoaccel.report.summary import Ratio, extrapolation_document, result_document, stated_speedup
 from autoaccel.report.terminal import open_view
-from autoaccel.search.confirm import Evidence, answer, baseline_evidence
+from autoaccel.search.confirm import Evidence, answer, baseline_evidence, unconfirmed
+from autoaccel.search.extrapolate import extrapolated
 from autoaccel.search.interrupt import Interrupt
-from autoaccel.search.loop import Driver, check_not_failed, run_study
-from autoaccel.search.prepare import Prepared, plan, prepare
-from autoaccel.search.sampler import optuna_trial
-from autoaccel.store.ledger import Ledger, interrupted, last_second
-from autoaccel.store.run import HARDWARE, JOB, LEDGER, RESULT, STUDY, WORKER_LOG, RunDirectory, read_json, write_json
+from autoaccel.search.knowledge import Knowledge
+from autoaccel.search.lessons import lessons
+from autoaccel.search.loop import SEARCH_OVER, check_not_failed, run_study
+from autoaccel.search.memory import keep, recall
+from autoaccel.search.optuna_view import optuna_trial
+from autoaccel.search.prepare import Prepared, past_document, plan, prepare
+from autoaccel.search.trials import Driver
+from autoaccel.store.ledger import last_second
+from autoaccel.store.run import HARDWARE, JOB, RESULT, STUDY, WORKER_LOG, RunDirectory, read_json, write_json
 from autoaccel.store.run import prepare as prepare_directory
+from autoaccel.store.session import open_ledger, stored_job
 from autoaccel.store.study import write_study
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.load import absolute, check_reference
@@ -91,6 +97,9 @@ def tune(  # noqa: PLR0913 - the options of one request
     fix: Params | None = None,
     seed: int = 0,
     hit_probability: float = 0.9,
+    parallel: int = 1,
+    use_all_budget: bool = False,
+    use_library: bool = True,
     resume: bool = False,
     fresh: bool = False,
     progress: bool = True,
@@ -100,13 +109,17 @@ def tune(  # noqa: PLR0913 - the options of one request
 
     Args:
         task: a Task, or a reference (built-in name, 'file.py:name', 'package.module:name').
-        budget: text such as '2h' or '1e18FLOPs', seconds, or a timedelta. Covers everything from this call on.
+        budget: text such as '2h' or '1e18FLOPs', seconds, or a timedelta. Covers everything from this call on. With
+            `resume`, '+2h' extends the run's budget.
         target: metric value to reach; default: the task's own.
         run_dir: where everything is written; default runs/TASK-TIME.
         space: shipped search space or path of a TOML file.
         fix: knobs to pin, by dotted path.
         seed: seed of the search.
         hit_probability: hit rate the answer needs on fresh seeds.
+        parallel: search trials at once, on one device.
+        use_all_budget: search on even when next to nothing is to be gained.
+        use_library: start from the kept trainings of past studies of this task, and keep this study's.
         resume: continue the run in run_dir with what is left of its budget.
         fresh: replace the run in run_dir.
         progress: show a live view on a terminal, else a line per trial (standard error).
@@ -121,30 +134,41 @@ def tune(  # noqa: PLR0913 - the options of one request
     clock = MonotonicClock()
     began_s = clock.now() if began_s is None else began_s
     reference, given = (task, None) if isinstance(task, str) else (None, task)
+    where = Path(run_dir) if run_dir is not None else _default_directory(task)
     job = Job(
-        budget=parse_budget(budget),
+        budget=_budget(budget, where if resume else None),
         task=absolute(reference) if reference is not None else None,
         target=target,
         space=space,
         fix=fix or {},
         seed=seed,
         hit_probability=hit_probability,
+        parallel=parallel,
+        use_all_budget=use_all_budget,
+        use_library=use_library,
     )
     if reference is None and given is None:
         raise UsageError("tune: no task", "Pass a Task or a reference such as 'digits'.")
     source = task_source(reference, given)
-    where = Path(run_dir) if run_dir is not None else _default_directory(reference or given)
     prepare_directory(where, fresh=fresh, resume=resume)
     return _run(job, source, where, clock, began_s, progress)
 
 
-def resume_run(run_dir: str | Path, *, progress: bool = True, began_s: float | None = None) -> TuneResult:
-    """Continue the run in a directory with its own job; only for tasks that were given by reference."""
+def resume_run(
+    run_dir: str | Path, *, budget: str | None = None, progress: bool = True, began_s: float | None = None
+) -> TuneResult:
+    """Continue the run in a directory with its own job; only for tasks that were given by reference.
+
+    Args:
+        run_dir: where the run is.
+        budget: what to add to its budget, e.g. '+2h'; a finished run searches on with it. None: what is left.
+        progress, began_s: see `tune`.
+    """
     path = Path(run_dir)
-    stored = read_json(path / JOB)
-    if stored is None:
+    job = stored_job(path)
+    if job is None:
         raise UsageError(f"{path}: no run to resume (no readable {JOB})", "Give the directory of a run.")
-    job = Job.from_json(stored, str(path / JOB))
+    job = job if budget is None else replace(job, budget=extended(job.budget, budget))
     if job.task is None:
         raise UsageError(
             f"{path}: the task of this run was given as an object",
@@ -157,15 +181,23 @@ def resume_run(run_dir: str | Path, *, progress: bool = True, began_s: float | N
     return _run(job, source, path, clock, began, progress)
 
 
+def _budget(given: str | float | timedelta | Budget, resumed: Path | None) -> Budget:
+    """The budget of a call: what was given, or the resumed run's with more of it."""
+    stored = stored_job(resumed) if resumed is not None else None
+    if stored is not None and isinstance(given, str) and given.strip().startswith("+"):
+        return extended(stored.budget, given)
+    return parse_budget(given)
+
+
 def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float, progress: bool) -> TuneResult:
     # Needed at the very end (Wilson interval), 0.7 s to import: done while the worker starts.
     threading.Thread(target=import_module, args=("scipy.stats",), daemon=True).start()
     directory = RunDirectory(path)
-    executor = LocalExecutor(source, path / WORKER_LOG)
+    executor = LocalExecutor(source, path / WORKER_LOG, job.parallel)
     ledger, interrupt = None, Interrupt()
     try:
         with interrupt, open_view(job, quiet=not progress) as view:
-            ledger = _open_ledger(path, job)
+            ledger = open_ledger(path, job)
             driver = Driver(
                 executor=executor,
                 ledger=ledger,
@@ -178,9 +210,11 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
             prepared = prepare(driver, job)
             _same_hardware(path, prepared.profile.fingerprint)
             write_json(path / HARDWARE, prepared.profile.to_json())
+            prepared = recall(path, prepared, ledger.records)
             driver = replace(driver, plan=plan(prepared)["text"])
-            done = run_study(driver, prepared.question)
-            return _finish(driver, prepared, done, path, interrupt.signal)
+            knowledge = Knowledge(prepared.question)
+            run_study(driver, prepared.question, knowledge)
+            return _finish(driver, prepared, knowledge, path, interrupt.signal)
     except (UsageError, BudgetTooSmallError):
         if ledger is not None and not any(r.spec.purpose in SEARCHING for r in ledger.records):
             ledger.close()
@@ -195,12 +229,12 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
         directory.close()
 
 
-def _finish(
-    driver: Driver, prepared: Prepared, done: tuple[TrialRecord, ...], path: Path, signal: int | None
-) -> TuneResult:
-    question, job = prepared.question, prepared.job
+def _finish(driver: Driver, prepared: Prepared, knowledge: Knowledge, path: Path, signal: int | None) -> TuneResult:
+    question, job, done = prepared.question, prepared.job, tuple(driver.ledger.records)
     check_not_failed(done)
-    tuned = answer(question, done)
+    ranked = knowledge.ranked(done)
+    beyond = extrapolated(knowledge, done)
+    tuned = answer(question, done, ranked) if beyond is None else unconfirmed(question, beyond.config)
     if tuned is None:
         if signal is not None:
             raise KeyboardInterrupt
@@ -222,8 +256,12 @@ def _finish(
         "hardware": prepared.profile.fingerprint,
         "software": software(),
         "unspent_share": max(0.0, 1.0 - job.budget.share(driver.spent())),
+        "search_ended": next((e.data["why"] for e in reversed(driver.ledger.entries) if e.kind == SEARCH_OVER), None),
+        "past": {**past_document(question.past), "not_kept": keep(path, prepared, driver.ledger)},
+        "lessons": [asdict(lesson) for lesson in lessons(done, ranked)],
+        "extrapolation": None if beyond is None else extrapolation_document(beyond),
     }
-    document = result_document(question, done, baseline, tuned, facts)
+    document = result_document(question, done, baseline, tuned, facts, knowledge.effects(done, tuned.config))
     evidence = {k: document[k] for k in ("target_met", "attempts", "hits", "time_to_target_s", "speedup_vs_baseline")}
     config_file = ConfigFile(tuned.config, job.task, document["target"], {**evidence, "run": path.name})
     save_config(path / "best" / "config.json", config_file)
@@ -233,7 +271,7 @@ def _finish(
     document = {**document, "tuning_s": driver.at_s()}
     driver.ledger.append("answer", driver.at_s(), {"result": digest(document)})
     write_json(path / RESULT, document)
-    ratio = speedup(question, baseline, tuned, question.seed)
+    ratio = stated_speedup(document)
     return TuneResult(tuned.config, document["target_met"], tuned, baseline, ratio, done, path, document, signal)
 
 
@@ -246,20 +284,6 @@ def _same_hardware(path: Path, fingerprint: str) -> None:
             f"{fingerprint})",
             "Continue it there, or start a new run.",
         )
-
-
-def _open_ledger(path: Path, job: Job) -> Ledger:
-    """The ledger of a run; trials a dead driver left running are closed and charged."""
-    stored = read_json(path / JOB)
-    if stored is not None and stored != job.to_json():
-        changed = sorted(k for k in job.to_json() if stored.get(k) != job.to_json()[k])
-        raise UsageError(f"{path}: the run was started with other settings: {', '.join(changed)}", "Use the same ones.")
-    write_json(path / JOB, job.to_json())
-    ledger = Ledger(path / LEDGER)
-    for record in interrupted(ledger.entries):
-        ledger.end_trial(last_second(ledger.entries) + record.wall_s, record)
-    ledger.append("session", last_second(ledger.entries), {"started_at": utc_timestamp(), "software": software()})
-    return ledger
 
 
 def task_source(reference: str | None, task: Task | None) -> TaskSource:

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from typing import Any
 
 from autoaccel.errors import UsageError
 
@@ -112,6 +113,21 @@ def parse_budget(value: str | float | timedelta | Budget) -> Budget:
     return Budget(found.get("seconds"), found.get("flops"), found.get("device_seconds"), trials)
 
 
+def extended(budget: Budget, text: str) -> Budget:
+    """A budget with more of what it limits: '60s' and '+2h' give '2h1m'. UsageError for anything else."""
+    forms = "Give what is to be added, e.g. --budget +2h."
+    if not text.strip().startswith("+"):
+        raise UsageError(f"budget {text!r}: does not begin with '+'", forms)
+    more = parse_budget(text.strip()[1:].strip())
+    sums: dict[str, Any] = {}
+    for limit in fields(Budget):
+        now, added = getattr(budget, limit.name), getattr(more, limit.name)
+        if added is not None and now is None:
+            raise UsageError(f"budget {text!r}: the run's budget is {budget}, another kind", "Extend what it has.")
+        sums[limit.name] = now if added is None else now + added
+    return Budget(**sums)
+
+
 def _parse_part(part: str, whole: str) -> tuple[str, float]:
     reason = _refusal(part)
     if reason:
@@ -139,6 +155,8 @@ def _refusal(part: str) -> str:
         return "only ASCII digits and letters are read"
     if part.startswith("-"):
         return "a budget cannot be negative"
+    if re.match(r"[+]\s*[\d.]", part):
+        return "'+' extends a run: use it with --resume"
     if re.fullmatch(r"[+]?(nan|inf|infinity)", part, re.IGNORECASE):
         return "must be a finite amount"
     if re.fullmatch(_NUMBER, part):

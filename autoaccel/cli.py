@@ -44,14 +44,25 @@ def tune(  # noqa: PLR0913 - the options of one verb
     task: Annotated[
         str | None, typer.Argument(help="digits, path/to/file.py:name or package.module:name; default: autoaccel.toml")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="90m, 2h, 1e18FLOPs, 16 device-hours, 50 trials, ...")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="90m, 2h, 1e18FLOPs, 16 device-hours, 50 trials; with --resume: +2h")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="Metric value to reach; default: the task's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/TASK-TIME.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a shipped name or a .toml file.")] = None,
     fix: Annotated[list[str] | None, typer.Option(help="Pin a knob: --fix optim.name=adamw. Repeatable.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     hit_probability: Annotated[float | None, typer.Option(help="Hit rate the answer needs (default 0.9).")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this directory.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Search trials at once, on one device (default 1).")] = None,
+    use_all_budget: Annotated[
+        bool, typer.Option("--use-all-budget", help="Search on when next to nothing is to be gained.")
+    ] = False,
+    no_library: Annotated[
+        bool, typer.Option("--no-library", help="Do not start from past studies of this task, nor keep this one.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this directory; --budget +2h extends it.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the budget will buy; train nothing.")] = False,
     as_json: Json = False,
@@ -66,6 +77,9 @@ def tune(  # noqa: PLR0913 - the options of one verb
         "space": space,
         "seed": seed,
         "hit_probability": hit_probability,
+        "parallel": parallel,
+        "use_all_budget": use_all_budget or None,
+        "use_library": False if no_library else None,
     }
     began_s = process_start()
     _guard(lambda: _tune(given, fix or [], out, resume, fresh, dry_run, as_json, no_progress, began_s), verbose)
@@ -86,10 +100,12 @@ def _tune(  # noqa: PLR0913 - the options of one verb
 
     errors = _console(stderr=True)
     if resume is not None:
+        more = given.pop("budget")
         also = {**given, "fix": fix or None, "out": out, "fresh": fresh or None, "dry_run": dry_run or None}
-        stray = ["TASK" if k == "task" else f"--{k.replace('_', '-')}" for k, v in also.items() if v is not None]
+        names = {"task": "TASK", "use_library": "--no-library"}
+        stray = [names.get(k, f"--{k.replace('_', '-')}") for k, v in also.items() if v is not None]
         _refuse(stray, "--resume takes its settings from the run")
-        result = api.resume_run(resume, progress=not no_progress, began_s=began_s)
+        result = api.resume_run(resume, budget=more, progress=not no_progress, began_s=began_s)
     else:
         job = _job(given, fix, errors)
         if dry_run:
@@ -104,6 +120,9 @@ def _tune(  # noqa: PLR0913 - the options of one verb
             fix=job.fix,
             seed=job.seed,
             hit_probability=job.hit_probability,
+            parallel=job.parallel,
+            use_all_budget=job.use_all_budget,
+            use_library=job.use_library,
             fresh=fresh,
             progress=not no_progress,
             began_s=began_s,

@@ -21,9 +21,10 @@ from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import facts
 from autoaccel.search.attempts import standings
-from autoaccel.search.loop import Driver
 from autoaccel.search.prepare import measure_hardware, measure_step_cost, run_preflight
+from autoaccel.search.trials import Driver
 from autoaccel.store.ledger import Ledger, last_second, read_ledger, records, spent
+from autoaccel.store.library import library_folder, n_studies
 from autoaccel.store.run import JOB, LEDGER, RESULT, is_active, read_json
 from autoaccel.tasks.load import check_reference
 
@@ -91,6 +92,7 @@ def doctor() -> list[dict[str, Any]]:
         {"name": "usable cores", "ok": True, "found": str(known["usable_cores"])},
         {"name": "memory", "ok": True, "found": f"{known['memory_bytes'] / 2**30:.1f} GiB"},
         {"name": "disk here", "ok": free > 2**30, "found": f"{free / 2**30:.1f} GiB free"},
+        {"name": "library", "ok": True, "found": f"{n_studies()} studies in {library_folder()}"},
         {"name": "writable here", "ok": os.access(Path.cwd(), os.W_OK), "found": str(Path.cwd())},
     ]
     try:

@@ -38,12 +38,20 @@ class Job:
     """Seed of the search; the seeds of its trials follow from it."""
     hit_probability: float = 0.9
     """Hit rate the answer needs on fresh seeds."""
+    parallel: int = 1
+    """Search trials at once, on one device: they slow each other down there, which the search measures."""
+    use_all_budget: bool = False
+    """Search on even when next to nothing is to be gained."""
+    use_library: bool = True
+    """Start from the kept trainings of earlier studies of the task, and keep this study's."""
 
     def __post_init__(self) -> None:
         if not 0 < self.hit_probability < 1:
             raise UsageError(f"hit probability {self.hit_probability!r}: not between 0 and 1", "Use e.g. 0.9.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 1000:
             raise UsageError(f"seed {self.seed!r}: not a whole number from 0 to 999", "Use e.g. --seed 0.")
+        if not isinstance(self.parallel, int) or isinstance(self.parallel, bool) or not 1 <= self.parallel <= 64:
+            raise UsageError(f"parallel {self.parallel!r}: not a whole number from 1 to 64", "Use e.g. --parallel 2.")
         with_params(TrainerConfig(), self.fix)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +62,8 @@ class Job:
     def from_json(cls, data: dict[str, Any], where: str = "job") -> Job:
         """The job that `to_json` gave; UsageError with the place for anything else."""
         values = vars(validated(_File, data, lambda keys: ".".join((where, *keys))))
+        for name in ("parallel", "use_all_budget", "use_library"):  # younger than the first runs
+            values[name] = getattr(cls, name) if values[name] is None else values[name]
         if None in (values["budget"], values["space"], values["seed"], values["hit_probability"]):
             raise UsageError(f"{where}: incomplete", "Restore the file, or start a new run.")
         return _located(where, lambda: cls(**{**values, "budget": parse_budget(values["budget"])}))
@@ -70,6 +80,9 @@ class _File:
     fix: Params = field(default_factory=dict)
     seed: int | None = None
     hit_probability: float | None = None
+    parallel: int | None = None
+    use_all_budget: bool | None = None
+    use_library: bool | None = None
 
 
 def read_job_file(path: Path) -> dict[str, Any]:

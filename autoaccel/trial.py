@@ -19,7 +19,7 @@ FALLING_METRICS = ("loss", "perplexity")
 """Metrics of which less is better."""
 
 PROBES = ("preflight", "hardware", "step_cost")
-SEARCHING = ("baseline", "reach", "race", "repeat")
+SEARCHING = ("baseline", "first", "reach", "race", "repeat")
 CONFIRMING = ("confirm", "confirm_baseline")
 FAILURES = ("diverged", "oom", "crashed", "timeout")
 """Outcomes that say the configuration does not work here. `capped`, `stopped` and `interrupted` say only: cut."""
@@ -95,7 +95,9 @@ class TrialSpec:
     test: bool = False
     """Evaluate the test set at the end, off the clock."""
     note: str = ""
-    """Why this trial: a recipe's name, 'shorter horizon', ..."""
+    """Why this trial, in words."""
+    bet: dict[str, Any] = field(default_factory=dict)
+    """What a search trial was expected to gain, against which best one: a running one is measured against it."""
     probe: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

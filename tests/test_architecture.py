@@ -77,8 +77,10 @@ def test_the_import_contracts_hold() -> None:
         ("search/policy.py", "from autoaccel.execution import worker", "the tuner never loads torch"),
         ("space/knobs.py", "from autoaccel.space import files", "no cycles"),
         ("report/summary.py", "import rich", "rich has two homes"),
-        ("search/policy.py", "import optuna", "optuna has two homes"),
+        ("search/policy.py", "import optuna", "optuna has three homes"),
         ("execution/local.py", "import ray", "ray has no home yet"),
+        ("integrations/optuna.py", "import torch", "the tuner never loads torch"),
+        ("search/policy.py", "from autoaccel.integrations import trials", "data flows down"),
         ("job.py", "import typer", "the command line library has one home"),
     ],
 )
@@ -112,6 +114,7 @@ assert not code, code
         (HELP, "torch optuna ray timm sklearn scipy"),
         ("import autoaccel.api", "torch torchvision timm"),
         ("import autoaccel.search.loop, autoaccel.store.study, autoaccel.report.terminal", "torch timm ray"),
+        ("import autoaccel.integrations.optuna", "torch timm ray rich"),
         ("import autoaccel.execution.local, autoaccel.execution.simulated", "torch optuna ray rich"),
         (
             "import autoaccel.execution.worker",
@@ -122,7 +125,7 @@ assert not code, code
             "optuna ray rich autoaccel.search autoaccel.store autoaccel.space autoaccel.cost autoaccel.report",
         ),
     ],
-    ids=["package", "--help", "api", "tuner", "executors", "worker", "worker and trainer"],
+    ids=["package", "--help", "api", "tuner", "integrations", "executors", "worker", "worker and trainer"],
 )
 def test_a_fresh_interpreter_loads_no_more_than_it_needs(code: str, forbidden: str) -> None:
     """Contracts do not see what a package's `__init__` loads on the way to a module; `sys.modules` does."""

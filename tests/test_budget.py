@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoaccel.budget import Budget, Spent, format_duration, parse_budget
+from autoaccel.budget import Budget, Spent, extended, format_duration, parse_budget
 from autoaccel.errors import UsageError
 
 HOUR = 3600.0
@@ -91,7 +91,7 @@ def test_accepted_from_python(value: float | timedelta | Budget, expected: Budge
         ("1h30", "not understood at '30'"),
         ("1.5 trials", "not understood"),
         ("1_000s", "not understood"),
-        ("+5m", "not understood"),
+        ("+5m", "extends a run"),
         ("\u0662h", "only ASCII digits"),
         ("\uff12h", "only ASCII digits"),
         ("2h or", "not understood at 'or'"),
@@ -112,6 +112,35 @@ def test_refused(text: str, reason: str) -> None:
 def test_refused_from_python(value: object) -> None:
     with pytest.raises(UsageError, match="budget"):
         parse_budget(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "more", "after"),
+    [
+        ("60s", "+2h", "2h1m"),
+        ("1h", " + 30m ", "1h30m"),
+        ("2h or 50 trials", "+10 trials", "2h or 60 trials"),
+        ("1e12FLOPs or 1h", "+1h or 1e12FLOPs", "2h or 2e12FLOPs"),
+    ],
+)
+def test_a_budget_is_extended(before: str, more: str, after: str) -> None:
+    assert extended(parse_budget(before), more) == parse_budget(after)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("2h", "does not begin with '[+]'"),
+        ("+", "empty"),
+        ("+-2h", "cannot be negative"),
+        ("++2h", "extends a run"),
+        ("+2 trials", "the run's budget is 1m, another kind"),
+        ("+nan", "finite"),
+    ],
+)
+def test_what_is_no_extension_is_refused(more: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        extended(parse_budget("60s"), more)
 
 
 def test_a_budget_without_a_limit_is_refused() -> None:

@@ -54,6 +54,9 @@ def test_the_options_are_these() -> None:
             "--fix",
             "--seed",
             "--hit-probability",
+            "--parallel",
+            "--use-all-budget",
+            "--no-library",
             "--resume",
             "--fresh",
             "--dry-run",
@@ -115,7 +118,17 @@ DIGITS = ("tune", "digits")
         # a run directory
         ((*DIGITS, "--budget", "9s", "--out", "old"), "old: holds another run", "--fresh to replace it"),
         (("tune", "--resume", "none"), "none: no run to resume", "Give the directory of a run"),
-        (("tune", "--resume", "old", "--budget", "9s"), "--budget: --resume takes its settings from the run", "Leave"),
+        (("tune", "--resume", "old", "--seed", "1"), "--seed: --resume takes its settings from the run", "Leave"),
+        (
+            ("tune", "--resume", "old", "--no-library"),
+            "--no-library: --resume takes its settings from the run",
+            "Leave",
+        ),
+        (("tune", "--resume", "old", "--budget", "9s"), "budget '9s': does not begin with '+'", "--budget +2h"),
+        (("tune", "--resume", "old", "--budget", "+9x"), "budget '9x': not understood at '9x'", "Accepted forms"),
+        (("tune", "--resume", "old", "--budget", "+9 trials"), "the run's budget is 9s, another kind", "Extend what"),
+        ((*DIGITS, "--budget", "+2h"), "budget '+2h': '+' extends a run: use it with --resume", "Accepted forms"),
+        ((*DIGITS, "--budget", "9s", "--parallel", "0"), "parallel 0: not a whole number from 1 to 64", "--parallel 2"),
         (("tune", "x.py:y", "--resume", "old", "--fresh"), "TASK, --fresh: --resume takes its settings", "Leave them"),
         (
             ("tune", "--resume", "old", "--out", "new", "--dry-run"),
@@ -134,7 +147,8 @@ DIGITS = ("tune", "digits")
 def test_wrong_input_ends_with_exit_2_before_training(
     elsewhere: Path, arguments: tuple[str, ...], what: str, fix: str
 ) -> None:
-    for name, body in (("old", {"budget": "9s"}), ("spoilt", {"colour": 1})):
+    complete = {"budget": "9s", "task": "digits", "space": "minimal", "seed": 0, "hit_probability": 0.9}
+    for name, body in (("old", complete), ("spoilt", {"colour": 1})):
         (elsewhere / name).mkdir()
         (elsewhere / name / "job.json").write_text(json.dumps(body))
         (elsewhere / name / "ledger.jsonl").touch()

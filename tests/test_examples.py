@@ -39,7 +39,7 @@ def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]
 
 
 def test_every_example_is_short_and_covered() -> None:
-    covered = {"fashion_mnist.py", "own_task.py", "python_call.py"}
+    covered = {"fashion_mnist.py", "optuna_study.py", "own_task.py", "python_call.py"}
     assert {path.name for path in EXAMPLES} == covered, "a new example needs a test here"
     assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES)
     assert len((ROOT / "examples" / "fashion_mnist.py").read_text().splitlines()) <= 25
@@ -78,6 +78,12 @@ def test_python_call(tmp_path: Path) -> None:
     done = _run([str(ROOT / "examples" / "python_call.py"), "20s"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trained parameters" in done.stdout
+
+
+def test_a_study_of_the_users_own(tmp_path: Path) -> None:
+    done = _run([str(ROOT / "examples" / "optuna_study.py"), "4"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ trials, least expected time to 95%: \{.*'epochs': \d+", done.stdout)
 
 
 def test_a_task_defined_inline_in_a_script_is_tuned_without_a_main_guard(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     target = 1
     seed = 0
     hit_probability = 0.8
+    parallel = 2
+    use_all_budget = true
+    use_library = false
     space = "minimal"
     [fix]
     "optim.name" = "sgd"
@@ -42,6 +45,9 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
         "target": 1.0,
         "seed": 0,
         "hit_probability": 0.8,
+        "parallel": 2,
+        "use_all_budget": True,
+        "use_library": False,
         "space": "minimal",
         "fix": fix,
     }

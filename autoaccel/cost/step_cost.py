@@ -13,6 +13,9 @@ from typing import Any
 
 from autoaccel.config import TrainerConfig
 
+READS = ("batch.size", "batch.accumulation", "precision.dtype", "optim.name")
+"""Paths of a config that its predicted cost depends on, besides the horizon and the cadence of evaluations."""
+
 
 @dataclass(frozen=True)
 class Prediction:

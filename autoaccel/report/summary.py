@@ -1,57 +1,45 @@
-"""The numbers of a finished tuning, from its records alone: speed-up, hit rate, intervals, one verdict per knob.
+"""The numbers of a finished tuning: hit rate, expected time to the target, speed-up, each with its interval.
 
-Pure; the terminal and `result.json` show the same values. Must not know how they are shown.
+What is stated was calibrated on simulated studies (benchmarks/calibration). Pure; the terminal and `result.json` show
+the same values. Must not know how they are shown.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoaccel.config import to_params
-from autoaccel.search.attempts import log_time_to_target
+from autoaccel.report.verdicts import verdicts
 from autoaccel.search.confirm import Evidence
-from autoaccel.search.policy import MIN_CONFIRMATIONS, Question
-from autoaccel.space.knobs import Knob
+from autoaccel.search.explain import KnobEffect
+from autoaccel.search.extrapolate import Extrapolation
+from autoaccel.search.question import MIN_CONFIRMATIONS, SLACK, Question
 from autoaccel.trial import CONFIRMING, SEARCHING, TrialRecord
 
 NEVER_HIT_TRAININGS = 10
 """A baseline that never hits counts as this many full trainings, and the ratio is marked as a bound."""
-_DRAWS = 2000
+_DRAWS = 4000
 _FEWEST = 3
 """Attempts below which nothing is estimated from them."""
 _INTERVAL = (0.025, 0.975)
+_MOST_OFF = 3.0
+"""Draws of a mean time stay within this of its log: Student's t has no bounds."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A speed-up with its 95 % bootstrap interval; None where it cannot be computed."""
+    """A speed-up with its 95 % interval; None where it cannot be computed."""
 
     value: float | None
     low: float | None
     high: float | None
     is_bound: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one knob did: the values, and what the trials say of it."""
-
-    knob: str
-    baseline: Any
-    tuned: Any
-    effect: float | None
-    """How many times longer to the target away from the tuned value than near it; None if trials do not tell."""
-    low: float | None
-    high: float | None
-    text: str
 
 
 def wilson_interval(hits: int, attempts: int) -> tuple[float, float] | None:
@@ -64,10 +52,18 @@ def wilson_interval(hits: int, attempts: int) -> tuple[float, float] | None:
     return float(interval.low), float(interval.high)
 
 
+def expected_hit_rate(hits: int, attempts: int) -> float | None:
+    """What to expect of further seeds: the mean of the Jeffreys posterior. None without attempts.
+
+    The best of many that was confirmed without a miss does not hit always: the plain rate was 0.045 too high.
+    """
+    return (hits + 0.5) / (attempts + 1) if attempts else None
+
+
 def ert_interval(evidence: Evidence, seed: int = 0) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the expected running time; None below three attempts or without a hit."""
+    """95 % interval of the expected running time; None below three attempts or without a hit."""
     draws = _ert_draws(evidence, np.random.default_rng(seed))
-    return _interval(draws) if len(draws) else None
+    return None if draws is None else _interval(draws.certain, draws.uncertain)
 
 
 def speedup(question: Question, baseline: Evidence, tuned: Evidence, seed: int = 0) -> Ratio:
@@ -88,84 +84,54 @@ def speedup(question: Question, baseline: Evidence, tuned: Evidence, seed: int =
     value = baseline.ert_s / tuned.ert_s
     rng = np.random.default_rng(seed)
     above, below = _ert_draws(baseline, rng), _ert_draws(tuned, rng)
-    if not len(above) or not len(below):
+    if above is None or below is None:
         return Ratio(value, None, None)
-    return Ratio(value, *_interval(above / below))
+    return Ratio(value, *_interval(above.certain / below.uncertain, above.uncertain / below.certain))
 
 
-def _interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(draws, _INTERVAL)
-    return float(low), float(high)
+def _interval(for_low: NDArray[np.float64], for_high: NDArray[np.float64]) -> tuple[float, float]:
+    return float(np.quantile(for_low, _INTERVAL[0])), float(np.quantile(for_high, _INTERVAL[1]))
 
 
-def verdicts(question: Question, done: Sequence[TrialRecord], tuned: Evidence) -> list[Verdict]:
-    """One verdict per knob of the space, searched or decided without searching."""
-    chosen, before = to_params(tuned.config), to_params(question.baseline)
-    searched = [r for r in done if r.spec.purpose in SEARCHING and r.spec.config is not None]
-    found = []
-    for path in question.space.paths:
-        knob = next((k for k in question.space.active(chosen) if k.path == path), None)
-        if knob is not None:
-            found.append(_verdict(question, searched, knob, before[path], chosen[path]))
-    for path, value in question.space.fixed.items():
-        reason = question.space.reasons.get(path, "fixed")
-        reason += "" if chosen[path] == value else f" (searched with {value}; the answer is the baseline)"
-        found.append(Verdict(path, before[path], chosen[path], None, None, None, reason))
-    return found
+@dataclass(frozen=True)
+class _ErtDraws:
+    """The expected running time as far as it is known."""
+
+    certain: NDArray[np.float64]
+    """Where no attempt missed: as if none ever did."""
+    uncertain: NDArray[np.float64]
 
 
-def _verdict(question: Question, searched: Sequence[TrialRecord], knob: Knob, before: Any, chosen: Any) -> Verdict:
-    near: list[float] = []
-    far: list[float] = []
-    for record in searched:
-        assert record.spec.config is not None
-        point = to_params(record.spec.config)
-        if knob not in question.space.active(point):
-            continue
-        time = log_time_to_target(record, question.target, question.floor)
-        (near if _is_near(knob, point[knob.path], chosen) else far).append(time)
-    if len(near) < 4 or len(far) < 4:
-        text = f"not enough trials to tell ({len(near)} near it, {len(far)} away)"
-        return Verdict(knob.path, before, chosen, None, None, None, text)
-    draws = _median_draws(far) - _median_draws(near)
-    effect = math.exp(median(far) - median(near))
-    low, high = (math.exp(q) for q in np.quantile(draws, _INTERVAL))
-    interval = f"{effect:.3g}x [{low:.3g}, {high:.3g}]"
-    if low > 1:
-        text = f"search trials near it were {interval} faster"
-    elif high < 1:
-        text = f"kept although search trials near it were slower ({interval})"
-    else:
-        text = f"bought nothing measurable ({interval})"
-    return Verdict(knob.path, before, chosen, effect, low, high, f"unchanged; {text}" if before == chosen else text)
+def _ert_draws(evidence: Evidence, rng: np.random.Generator) -> _ErtDraws | None:
+    """Draws of ERT = mean time of a hit + time of a miss x odds of missing; None below three attempts or without a hit.
 
-
-def _is_near(knob: Knob, value: Any, chosen: Any) -> bool:
-    if not knob.is_numeric:
-        return bool(value == chosen)
-    # The baseline may lie outside the range (no weight decay at all on a log scale).
-    return abs(knob.to_unit(knob.clip(value)) - knob.to_unit(knob.clip(chosen))) <= 0.15
-
-
-def _median_draws(values: Sequence[float]) -> NDArray[np.float64]:
-    """Bootstrap draws of the median."""
-    chosen = np.random.default_rng(0).choice(np.asarray(values, dtype=np.float64), (_DRAWS, len(values)))
-    return np.asarray(np.median(chosen, axis=1))
-
-
-def _ert_draws(evidence: Evidence, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Bootstrap draws of the ERT over attempts; a draw without hits counts the one that is known to be possible."""
-    if evidence.attempts < 3 or not evidence.hits:
-        return np.empty(0)
-    misses = Counter(evidence.times_s) - Counter(evidence.hit_times_s)
-    times = np.array([*evidence.hit_times_s, *misses.elements()])
-    chosen = rng.integers(0, evidence.attempts, (_DRAWS, evidence.attempts))
-    hits = (chosen < evidence.hits).sum(axis=1)
-    return np.asarray(times[chosen].sum(axis=1) / np.maximum(1, hits))
+    The hit rate is drawn from its Jeffreys posterior, the mean time of a hit from Student's t on its log; a miss takes
+    the mean of the misses, or as long as the longest hit where none was seen. A bootstrap of the attempts held the
+    truth in 58 to 77 % of simulated studies only: without a miss among them it knows none.
+    """
+    n_hits, n_misses = evidence.hits, evidence.attempts - evidence.hits
+    if evidence.attempts < _FEWEST or not n_hits:
+        return None
+    hits, everything = np.array(evidence.hit_times_s), np.array(evidence.times_s)
+    # One hit says nothing of how hits scatter.
+    spread = float(np.std(np.log(hits if n_hits > 1 else everything), ddof=1))
+    error = rng.standard_t(max(2, n_hits - 1), _DRAWS) * spread / math.sqrt(n_hits)
+    certain = np.mean(hits) * np.exp(np.clip(error, -_MOST_OFF, _MOST_OFF))
+    miss_s = (everything.sum() - hits.sum()) / n_misses if n_misses else hits.max()
+    rate = rng.beta(n_hits + 0.5, n_misses + 0.5, _DRAWS)
+    uncertain = certain + miss_s * (1 - rate) / rate
+    # Where nothing missed, a rate below 1 alone would leave out the likeliest value (the modified Jeffreys interval of
+    # Brown, Cai and DasGupta 2001).
+    return _ErtDraws(uncertain if n_misses else certain, uncertain)
 
 
 def result_document(
-    question: Question, done: Sequence[TrialRecord], baseline: Evidence, tuned: Evidence, facts: dict[str, Any]
+    question: Question,
+    done: Sequence[TrialRecord],
+    baseline: Evidence,
+    tuned: Evidence,
+    facts: dict[str, Any],
+    effects: Sequence[KnobEffect] = (),
 ) -> dict[str, Any]:
     """The content of result.json: every number the terminal shows, plain JSON, null where not measured.
 
@@ -174,6 +140,7 @@ def result_document(
         done: all records.
         baseline, tuned: evidence of both.
         facts: run-level entries that are put first (task, budget, times, fingerprints).
+        effects: of the answer's knobs, by the search's model.
     """
     ratio = speedup(question, baseline, tuned, question.seed)
     confirmed = tuned.attempts >= MIN_CONFIRMATIONS
@@ -192,6 +159,7 @@ def result_document(
         "attempts": tuned.attempts,
         "hits": tuned.hits,
         "hit_rate": tuned.hit_rate if tuned.attempts else None,
+        "expected_hit_rate": expected_hit_rate(tuned.hits, tuned.attempts),
         "hit_rate_interval": wilson_interval(tuned.hits, tuned.attempts),
         "time_to_target_s": _finite(tuned.ert_s),
         "time_to_target_interval_s": ert_interval(tuned),
@@ -203,9 +171,24 @@ def result_document(
         "answer_is_baseline": tuned.config.identity == replace(question.baseline, seed=0).identity,
         "best_value_seen": _best_value(question, done),
         "config": to_params(tuned.config),
-        "verdicts": [vars(v) for v in verdicts(question, done, tuned)],
+        "verdicts": [vars(v) for v in verdicts(question, tuned.config, effects)],
         "n_trials": sum(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in done),
         "outcomes": _counts(done),
+    }
+
+
+def stated_speedup(document: Mapping[str, Any]) -> Ratio:
+    """The speed-up of a result document."""
+    low, high = document["speedup_interval"] or (None, None)
+    return Ratio(document["speedup_vs_baseline"], low, high, document["speedup_is_bound"])
+
+
+def extrapolation_document(beyond: Extrapolation) -> dict[str, Any]:
+    """What result.json says of an answer that nothing confirms."""
+    return {
+        "time_to_target_s": beyond.seconds,
+        "interval_s": [beyond.low_s, beyond.high_s],
+        "confirm_s": SLACK * (1 + MIN_CONFIRMATIONS) * (beyond.high_s or beyond.seconds),
     }
 
 
@@ -213,6 +196,7 @@ def _evidence_document(evidence: Evidence) -> dict[str, Any]:
     return {
         "attempts": evidence.attempts,
         "hits": evidence.hits,
+        "expected_hit_rate": expected_hit_rate(evidence.hits, evidence.attempts),
         "hit_rate_interval": wilson_interval(evidence.hits, evidence.attempts),
         "time_to_target_s": _finite(evidence.ert_s),
         "time_to_target_interval_s": ert_interval(evidence),

@@ -5,6 +5,7 @@ Shows values it is given; must not compute any. Everything from files or users i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from rich.text import Text
 from autoaccel.budget import Budget
 from autoaccel.job import Job
 from autoaccel.report.progress import describe, line, number, plain, seconds
-from autoaccel.search.loop import Snapshot
+from autoaccel.search.trials import Snapshot
 
 
 class LiveView:
@@ -109,12 +110,13 @@ def _best(snapshot: Snapshot) -> str:
 
 
 def _running(snapshot: Snapshot) -> str:
-    if snapshot.running is None:
+    if not snapshot.running:
         return "choosing the next trial"
-    text = f"{snapshot.running.purpose}: {describe(snapshot.running)}"
+    first, *others = snapshot.running
+    text = f"{first.purpose}: {describe(first)}"
     if snapshot.last_report is not None:
         text += f"; {snapshot.last_report.value:.4f} after {seconds(snapshot.last_report.elapsed_s)}"
-    return plain(text)
+    return plain(f"{text} and {len(others)} more" if others else text)
 
 
 def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> None:
@@ -124,7 +126,7 @@ def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> Non
         table.add_row(name, Text(plain(value)))
     console.print(Panel(table, title=escape(plain(headline(result))), title_align="left"))
     knobs = Table(
-        title="What each setting did: associations among the search trials",
+        title="What each setting did, by the model of the search trials",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
@@ -132,15 +134,25 @@ def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> Non
     for column in ("setting", "baseline", "tuned", "verdict"):
         knobs.add_column(column)
     for v in result["verdicts"]:
-        knobs.add_row(*(escape(plain(number(v[key]))) for key in ("knob", "baseline", "tuned", "text")))
+        knobs.add_row(*(escape(plain(number(v[key]))) for key in ("path", "baseline", "tuned", "text")))
     console.print(knobs)
-    console.print(f"\nconfig: {escape(plain(run_dir))}/best/config.json", highlight=False, soft_wrap=True)
+    where = escape(plain(run_dir))
+    console.print(f"\nconfig: {where}/best/config.json", highlight=False, soft_wrap=True)
+    if result.get("extrapolation"):
+        rows = (
+            f"one training that would tell: autoaccel train {where}/best/config.json",
+            f"confirmed on fresh seeds: autoaccel tune --resume {where} "
+            f"--budget +{math.ceil(result['extrapolation']['confirm_s'])}s",
+        )
+        console.print("\n".join(rows), highlight=False, soft_wrap=True)
 
 
 def headline(result: dict[str, Any]) -> str:
     """One line: met, missed or not confirmed."""
     if result["target_met"]:
         return f"{result['task']}: target met"
+    if result.get("extrapolation"):
+        return f"{result['task']}: EXTRAPOLATED, NOT CONFIRMED (nothing reached the target within the budget)"
     if not result["confirmed"]:
         return f"{result['task']}: TARGET NOT CONFIRMED, {result['attempts']} fresh seeds (best effort)"
     return f"{result['task']}: TARGET MISSED (best effort)"
@@ -152,18 +164,39 @@ def summary_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     sign = ">=" if target["direction"] == "max" else "<="
     rows = [("target", f"{target['metric']} {sign} {target['value']:g}")]
     rows.append(("baseline", _evidence(baseline)))
-    rows.append(("tuned", _evidence(result)))
+    rows.append(("tuned", _extrapolation(result) if result.get("extrapolation") else _evidence(result)))
     rows.append(("speed-up", _speedup(result)))
     if result["test_metric"] is not None:
         before = f" (baseline {baseline['test_metric']:.4f})" if baseline["test_metric"] is not None else ""
         rows.append(("test set", f"{target['metric']} {result['test_metric']:.4f}{before}"))
     if not result["target_met"] and result["best_value_seen"] is not None:
         rows.append(("best seen", f"{result['best_value_seen']:.4f}"))
+    if result.get("lessons"):
+        rows.append(("found by", _lessons(result["lessons"])))
+    if result.get("search_ended"):
+        rows.append(("search", f"ended because {result['search_ended']}"))
     ends = ", ".join(f"{n} {outcome}" for outcome, n in result["outcomes"].items())
     rows.append(("spent", f"{seconds(result['tuning_s'])} of {result['budget']}, {result['n_trials']} trials: {ends}"))
     if result["ledger_repaired"]:
         rows.append(("ledger", f"repaired when it was opened: {result['ledger_repaired']}"))
     return rows
+
+
+_MOST_LESSONS = 5
+
+
+def _lessons(found: list[dict[str, Any]]) -> str:
+    """The trials that became the best, the last few of them."""
+    shown = [f"trial {x['trial']} ({x['purpose']}) {seconds(x['expected_s'])}" for x in found[-_MOST_LESSONS:]]
+    left_out = len(found) - len(shown)
+    return " > ".join([f"{left_out} before"] * (left_out > 0) + shown)
+
+
+def _extrapolation(result: dict[str, Any]) -> str:
+    beyond = result["extrapolation"]
+    low, high = beyond["interval_s"]
+    upper = "open" if high is None else seconds(high)
+    return f"{seconds(beyond['time_to_target_s'])} [{seconds(low)}, {upper}] to the target, by the model alone"
 
 
 def _evidence(e: dict[str, Any]) -> str:
@@ -172,8 +205,8 @@ def _evidence(e: dict[str, Any]) -> str:
     interval = e["time_to_target_interval_s"]
     width = f" [{seconds(interval[0])}, {seconds(interval[1])}]" if interval else ""
     low, high = e["hit_rate_interval"]
-    time = f"{seconds(e['time_to_target_s'])}{width} to the target, " if e["hits"] else ""
-    return f"{time}{e['hits']}/{e['attempts']} hits (95 %: {low:.0%} to {high:.0%})"
+    time = f"{seconds(e['time_to_target_s'])}{width} to target; " if e["hits"] else ""
+    return f"{time}{e['hits']}/{e['attempts']} hits, expect {e['expected_hit_rate']:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _speedup(result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -41,6 +42,10 @@ would be cut before its last evaluation as often as not."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
+_DEFAULT_HITS = 0.9
+"""What is believed of the default recipe at its full length before anything is seen: targets are commonly what it
+reaches nine times in ten. Weighs as much as the model when an answer is wanted before the first hit."""
+_FEW = 40
 _SURE = 1.3
 """Standard normal quantile of nine hits in ten."""
 
@@ -115,7 +120,10 @@ def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[P
     known = [(c.params, min(c.horizon * 2.0**i, setting.unit)) for c in nearest for i in range(6)]
     options = [(p, setting.horizon.clip(h)) for p, h in [*known, (setting.default, setting.unit)]]
     mean, sd = surrogate.predict(surrogate.rows([p for p, _ in options]), np.array([h for _, h in options]))
-    log_p = np.log(np.maximum(hit_probability(surrogate, mean, sd), 1e-4))
+    # Nothing has shown that it hits: what the model is sure of stands against what is believed of the default.
+    p_hit = np.maximum(ndtr((mean - sd) / surrogate.scales.aleatoric_sd), 1e-4)
+    p_hit[-1] = 0.5 * (_DEFAULT_HITS + p_hit[-1])
+    log_p = np.log(p_hit)
     return options[int(np.argmin(np.log([setting.seconds(p, h) for p, h in options]) - log_p))]
 
 
@@ -127,18 +135,21 @@ class _Stakes:
     longest_s: float
     goal: float
     race: bool
+    tried: frozenset[tuple[Any, ...]]
+    """Configurations that were trained; a repeat of one is another decision."""
 
     @classmethod
     def of(cls, setting: Setting, curves: Sequence[Curve], best: Entry | None, left_s: float) -> _Stakes:
+        tried = frozenset(key(c.params, c.horizon) for c in curves)
         if best is not None:
-            return cls(best.ert_s, min(best.ert_s, left_s), 0.0, True)
+            return cls(best.ert_s, min(best.ert_s, left_s), 0.0, True, tried)
         # Nothing hits yet: a step beyond the best margin seen is the goal, so that there is something to climb, and the
         # longest training grows with what was tried in vain.
         n_more = max(0, len(curves) - setting.variant.n_initial + 1)
         grown = setting.variant.initial_share * setting.variant.escalation ** min(n_more, 50)
         longest_s = min(left_s, setting.full_s * min(grown, setting.horizon.high / setting.unit))
         goal = min(0.0, _best_margin(curves) + setting.variant.step)
-        return cls(2.0 * max(longest_s, 0.25 * setting.full_s), longest_s, goal, False)
+        return cls(2.0 * max(longest_s, 0.25 * setting.full_s), longest_s, goal, False, tried)
 
 
 def _best_margin(curves: Sequence[Curve]) -> float:
@@ -168,7 +179,7 @@ def _best_bet(
         return None
     if not (gain[fits] > 1e-12).any():  # hopeless everywhere: the least hopeless
         score = hit_probability(surrogate, mean, sd)
-    top = int(np.argmax(np.where(fits, score, -np.inf)))
+    top = _first_new(np.where(fits, score, -np.inf), points, horizons, stakes.tried)
     return Proposal(
         params=points[top // len(ladder)],
         horizon=float(horizons[top]),
@@ -180,6 +191,13 @@ def _best_bet(
         reference_s=stakes.reference_s,
         gain=float(gain[top]),
     )
+
+
+def _first_new(score: Array, points: Sequence[Params], horizons: Array, tried: frozenset[tuple[Any, ...]]) -> int:
+    """The best score that is no configuration which was trained already, among the best few."""
+    order = np.argsort(-score, kind="stable")[:_FEW]
+    new = (i for i in order if key(points[i * len(points) // len(score)], float(horizons[i])) not in tried)
+    return int(next(new, order[0]))
 
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
@@ -227,6 +245,7 @@ def _candidates(models: Models, curves: Sequence[Curve], entries: Sequence[Entry
     found = [encoding.anywhere(rng, _N_RANDOM), centers]
     found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, 0.35))
     if models.setting.variant.recipes:
-        default = np.repeat(encoding.places([models.setting.default]), _N_DEFAULT, axis=0)
-        found.append(encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7))
+        known = encoding.places([models.setting.default, *(params for params, _ in models.setting.recipes)])
+        default = np.repeat(known[:1], _N_DEFAULT, axis=0)
+        found += [known, encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7)]
     return np.concatenate(found)

@@ -91,7 +91,7 @@ def shortfall(target: Target, value: float | None, floor: float) -> float:
 
 
 def log_time_to_target(record: TrialRecord, target: Target, floor: float) -> float:
-    """The number the sampler minimises: log seconds to the target, extrapolated by a power law where it was missed."""
+    """Log seconds to the target (what Optuna's view minimises), by a power law where it was missed."""
     took_s = max(record.ended.elapsed_s, 1e-3)
     if record.hit:
         return math.log(took_s)

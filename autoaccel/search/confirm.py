@@ -10,21 +10,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autoaccel.budget import Spent
 from autoaccel.config import TrainerConfig
 from autoaccel.search.attempts import standings
-from autoaccel.search.policy import MIN_CONFIRMATIONS, OVERRUN, SLACK, Left, Question, predict
+from autoaccel.search.knowledge import Ranked
+from autoaccel.search.question import (
+    HORIZON,
+    MIN_CONFIRMATIONS,
+    OVERRUN,
+    SLACK,
+    Left,
+    Question,
+    predict,
+    share_of,
+    with_horizon,
+)
 from autoaccel.trial import FAILURES, TrialRecord, TrialSpec
 
 MOST_ATTEMPTS = 20
 BASELINE_ATTEMPTS = 10
-MARGIN = 1.15
-"""Confirmation starts with a horizon this much longer: a race ends at the edge of hitting, and what was selected by its
-hits hits less often afterwards (4 of 4 became 3 of 5 on Fashion-MNIST, and 2 of 4 three times on digits)."""
 REPAIR = 1.25
 """A configuration that misses too often gets a horizon this much longer and another chance."""
 _FIRST_FRESH_SEED = 2**31
-"""Search seeds stay below (see `policy._seed`), so a confirmation seed was never searched on."""
+"""Search seeds stay below (see `question.seed_of`), so a confirmation seed was never searched on."""
+_FRESH_SEEDS = 1_000_000
+"""Of one study of a task: past confirmations are evidence for later ones, so none of their seeds is fresh again."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,11 @@ class Evidence:
         return sum(self.times_s) / self.hits if self.hits else math.inf
 
 
-def next_confirmation(question: Question, records: Sequence[TrialRecord], left: Left) -> TrialSpec | None:
-    """The next fresh-seed attempt, or None when enough is known or nothing more fits."""
-    candidate = current_candidate(question, records)
+def next_confirmation(
+    question: Question, records: Sequence[TrialRecord], left: Left, ranked: Sequence[Ranked]
+) -> TrialSpec | None:
+    """The next fresh-seed attempt at the best of `ranked` that stands, or None when enough is known or none fits."""
+    candidate = current_candidate(question, records, ranked)
     if candidate is None:
         return None
     baseline = _evidence_of(question, question.baseline, records, "confirm_baseline")
@@ -66,34 +77,28 @@ def next_confirmation(question: Question, records: Sequence[TrialRecord], left: 
     return _attempt(question, records, candidate, "confirm", left)
 
 
-def current_candidate(question: Question, records: Sequence[TrialRecord]) -> TrainerConfig | None:
+def current_candidate(
+    question: Question, records: Sequence[TrialRecord], ranked: Sequence[Ranked]
+) -> TrainerConfig | None:
     """The best configuration that fresh seeds have not refuted: from the search, or a repair of a refuted one."""
-    may_repair = "horizon.samples" in question.space.paths
-    ranked: list[tuple[float, TrainerConfig]] = []
-    for standing in standings(records):
-        if not standing.hits:
-            continue
-        longer = may_repair and not standing.is_baseline
-        for factor in (MARGIN, MARGIN * REPAIR, MARGIN * REPAIR**2) if longer else (1.0,):
-            config = _stretched(standing.config, factor)
+    standing: list[tuple[float, TrainerConfig]] = []
+    for entry in ranked:
+        longer = HORIZON in question.space.paths and entry.config.identity != question.baseline.identity
+        for repair in (1.0, REPAIR, REPAIR**2) if longer else (1.0,):
+            config = with_horizon(entry.config, entry.stretch * repair * entry.config.horizon.samples)
             if not _refuted(question, _evidence_of(question, config, records, "confirm")):
-                ranked.append((standing.rank_s * factor, config))
+                standing.append((entry.reliable_s * repair, config))
                 break
-    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
+    return min(standing, key=lambda pair: pair[0])[1] if standing else None
 
 
-def _stretched(config: TrainerConfig, factor: float) -> TrainerConfig:
-    samples = round(factor * config.horizon.samples)
-    return replace(config, horizon=replace(config.horizon, samples=samples))
-
-
-def answer(question: Question, records: Sequence[TrialRecord]) -> Evidence | None:
+def answer(question: Question, records: Sequence[TrialRecord], ranked: Sequence[Ranked]) -> Evidence | None:
     """The configuration to return with its fresh evidence; None if nothing was ever trained.
 
     The candidate left standing, if fresh seeds hit often enough and often were asked; else the confirmed one whose hit
     rate is highest after one pseudo-hit and one pseudo-miss (2 of 2 is less than 9 of 10); else the nearest miss.
     """
-    candidate = current_candidate(question, records)
+    candidate = current_candidate(question, records, ranked)
     confirmed = [_evidence_of(question, s.config, records, "confirm") for s in standings(records, ("confirm",))]
     if candidate is not None:
         evidence = _evidence_of(question, candidate, records, "confirm")
@@ -109,6 +114,11 @@ def answer(question: Question, records: Sequence[TrialRecord]) -> Evidence | Non
     nearest = max(searched, key=lambda r: (r.ended.outcome not in FAILURES, sign * (r.ended.value or 0.0)))
     assert nearest.spec.config is not None
     return _evidence_of(question, nearest.spec.config, records, "confirm")
+
+
+def unconfirmed(question: Question, config: TrainerConfig) -> Evidence:
+    """A configuration that was never run on a fresh seed."""
+    return _evidence_of(question, config, (), "confirm")
 
 
 def baseline_evidence(question: Question, records: Sequence[TrialRecord]) -> Evidence:
@@ -149,7 +159,7 @@ def _baseline_is_due(
     ours, theirs = predict(question, tuned.config), predict(question, question.baseline)
     seconds = max(_mean_s(records, question.baseline), theirs.seconds) + missing * ours.seconds
     flops = theirs.flops + missing * ours.flops
-    need = question.budget.share(Spent(seconds, flops, seconds, 1 + missing))
+    need = share_of(question, seconds, flops, 1 + missing)
     return seconds * SLACK <= left.seconds and flops <= left.flops and need <= left.share
 
 
@@ -166,7 +176,7 @@ def _attempt(
         r.spec.purpose == purpose and r.spec.config is not None and r.spec.config.identity == config.identity
         for r in records
     )
-    seed = _FIRST_FRESH_SEED + question.seed * 1_000 + index
+    seed = _FIRST_FRESH_SEED + question.past.generation * _FRESH_SEEDS + question.seed * 1_000 + index
     flops_cap = left.flops if math.isfinite(left.flops) else None
     return TrialSpec(
         trial=1 + max((r.spec.trial for r in records), default=0),

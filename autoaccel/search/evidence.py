@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+BELIEF = "belief"
+"""Outcome of a curve that nobody trained: what is believed beforehand, to be doubted."""
 _BEND = 1.0
 """Margins below minus this are compressed: how bad the hopeless are matters little, and must not bend the model."""
 

@@ -14,16 +14,23 @@ from typing import Any
 import numpy as np
 from scipy.special import log_ndtr
 
-from autoaccel.search.advice import Models, Setting
 from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
-from autoaccel.search.surrogate import Surrogate
+from autoaccel.search.models import Models
+from autoaccel.search.setting import Setting
+from autoaccel.search.surrogate import Surrogate, one_thread
 
-_LADDER = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0)
-"""Horizons of either side, as multiples of the answer's: each knob is judged at its own best one."""
+_LADDER = np.geomspace(0.35, 8.0, 34)
+"""Horizons of either side, as multiples of the answer's: each knob is judged at its own best one. In steps of a tenth:
+with steps of four tenths a knob that needed a little more was said to need as much as that."""
 _DRAWS = 400
 MOST = 50.0
 """Effects beyond this factor (or below its inverse) are not told apart: the model is extrapolating."""
+
+LEAST = 1.1
+"""Effects below this factor are not claimed. On 23 simulated studies (2026-11-21) 2 of 45 claims beyond it were of
+knobs worth less than 5 %, of those beyond 1 7 of 66: the model does not doubt its own length scales, and 85 % of
+its intervals held the truth."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,21 @@ class KnobEffect:
     """Median: above 1 the knob made training faster."""
     low: float
     high: float
-    """95 % interval."""
+    """95 % interval by the model."""
 
     @property
     def is_known(self) -> bool:
-        """Whether the interval excludes no effect."""
-        return self.low > 1.0 or self.high < 1.0
+        """Whether the interval excludes no effect, by a margin."""
+        return self.low > LEAST or self.high < 1 / LEAST
 
 
 def knob_effects(
     setting: Setting, models: Models, curves: Sequence[Curve], *, tuned: Mapping[str, Any], horizon: float
 ) -> list[KnobEffect]:
     """The effect of every knob in which the answer differs from the default recipe, largest first.
+
+    A knob that depends on another one which differs too (the learning rate of another optimizer) is part of that one's
+    effect and has none of its own: the default's value was never meant for it.
 
     Args:
         setting: of the study.
@@ -57,18 +67,25 @@ def knob_effects(
         tuned: the answer, without its horizon.
         horizon: of the answer.
     """
-    surrogate = models.of(curves)
     effects: list[KnobEffect] = []
-    for knob in models.encoding.knobs:
-        if knob.path not in tuned or knob.path in {e.path for e in effects}:
-            continue
-        before = setting.default.get(knob.path)
-        if before is None or before == tuned[knob.path]:
-            continue
-        back = _put_back(models, tuned, knob.path, setting.default)
-        low, middle, high = _ratio(setting, surrogate, (tuned, back), horizon, knob.path)
-        effects.append(KnobEffect(knob.path, tuned[knob.path], before, middle, low, high))
+    with one_thread():
+        surrogate = models.of(curves)
+        for path in dict.fromkeys(knob.path for knob in models.encoding.knobs):
+            if path not in tuned or _is_joint(models, path, tuned, setting.default):
+                continue
+            before = setting.default.get(path)
+            if before is None or before == tuned[path]:
+                continue
+            back = _put_back(models, tuned, path, setting.default)
+            low, middle, high = _ratio(setting, surrogate, (tuned, back), horizon, path)
+            effects.append(KnobEffect(path, tuned[path], before, middle, low, high))
     return sorted(effects, key=lambda e: -abs(np.log(e.ratio)))
+
+
+def _is_joint(models: Models, path: str, tuned: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    """Whether a knob depends on one in which the two points differ."""
+    names = {name for knob in models.encoding.knobs if knob.path == path for name in knob.when}
+    return any(name in tuned and name in default and tuned[name] != default[name] for name in names)
 
 
 def _put_back(models: Models, tuned: Mapping[str, Any], path: str, default: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,12 +102,12 @@ def _ratio(
     setting: Setting, surrogate: Surrogate, pair: tuple[Mapping[str, Any], Mapping[str, Any]], horizon: float, path: str
 ) -> tuple[float, float, float]:
     """2.5, 50 and 97.5 % quantiles of ERT(second) / ERT(first), each at its best horizon, over draws of the model."""
-    horizons = np.clip(horizon * np.array(_LADDER), setting.horizon.low, setting.horizon.high)
+    horizons = np.clip(horizon * _LADDER, setting.horizon.low, setting.horizon.high)
     n = len(horizons)
     rows = np.repeat(np.array([surrogate.encoding.row(p) for p in pair]), n, axis=0)
     mean, covariance = surrogate.joint(rows, np.tile(horizons, 2))
     rng = np.random.default_rng(zlib.crc32(path.encode()))
-    root = np.linalg.cholesky(covariance + 1e-8 * np.eye(2 * n))
+    root = np.linalg.cholesky(covariance + 1e-6 * np.eye(2 * n))
     margins: Array = mean + rng.normal(size=(_DRAWS, 2 * n)) @ root.T
     log_seconds = np.log([setting.seconds(p, float(h)) for p in pair for h in horizons])
     log_ert = log_seconds - log_ndtr(margins / surrogate.scales.aleatoric_sd)

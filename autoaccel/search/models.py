@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoaccel.search.encoding import Encoding
-from autoaccel.search.evidence import Curve
+from autoaccel.search.evidence import BELIEF, Curve
 from autoaccel.search.setting import Setting
 from autoaccel.search.surrogate import Scales, Surrogate, fit_scales
 
@@ -23,9 +23,16 @@ _FIRST_FIT, _REFIT = 4, 1.25
 class Models:
     """Fitted models of one study. Holds nothing that does not follow from the curves."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, n_given: int = 0) -> None:
+        """Args:
+        setting: what is known beforehand.
+        n_given: curves that are there from the beginning: nothing is fitted to fewer.
+        """
         self.setting = setting
+        self._first_fit = max(_FIRST_FIT, n_given)
         self.encoding = Encoding(setting.space, setting.horizon.path)
+        self._belief = Curve(setting.default, setting.unit, (setting.unit,), (0.0,), 0.0, BELIEF)
+        """Targets are commonly what the default recipe just reaches at its full length."""
         self._scales: dict[int, Scales] = {}
         self._last: tuple[tuple[Curve, ...], Surrogate] | None = None
 
@@ -41,16 +48,17 @@ class Models:
             and all(map(operator.is_, self._last[0], wanted))
         ):
             return self._last[1]
-        surrogate = Surrogate(self.encoding, self.setting.unit, curves, self._scales_at(curves))
+        believed = [self._belief, *curves]
+        surrogate = Surrogate(self.encoding, self.setting.unit, believed, self._scales_at(curves))
         if running:
             expected = [_expected(surrogate, curve) for curve in running]
-            surrogate = Surrogate(self.encoding, self.setting.unit, [*curves, *expected], surrogate.scales)
+            surrogate = Surrogate(self.encoding, self.setting.unit, [*believed, *expected], surrogate.scales)
         self._last = (wanted, surrogate)
         return surrogate
 
     def _scales_at(self, curves: Sequence[Curve]) -> Scales | None:
         """Each fit starts from the one before, so all refit points up to the last are gone through once."""
-        scales, n = None, _FIRST_FIT
+        scales, n = None, self._first_fit
         while n <= len(curves):
             if n not in self._scales:
                 self._scales[n] = fit_scales(self.encoding, self.setting.unit, curves[:n], scales)

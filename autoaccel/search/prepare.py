@@ -16,10 +16,12 @@ from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageEr
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import HardwareProfile, assemble, facts, fingerprint, load_cached, save_cached
 from autoaccel.job import Job
-from autoaccel.search.loop import Driver, run_trial
-from autoaccel.search.policy import MIN_CONFIRMATIONS, RESERVE_SHARE, Question
+from autoaccel.search.policy import RESERVE_SHARE
+from autoaccel.search.question import MIN_CONFIRMATIONS, Question
+from autoaccel.search.trials import Driver, run_trial
 from autoaccel.space.files import load_space
 from autoaccel.space.space import Space
+from autoaccel.store.library import Past
 from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target, TrialSpec
 
 HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
@@ -74,6 +76,7 @@ def prepare(driver: Driver, job: Job) -> Prepared:
         seed=job.seed,
         hit_probability=job.hit_probability,
         finish_s=max(1.0, 0.01 * (job.budget.seconds or 0.0)),
+        use_all_budget=job.use_all_budget,
     )
     _check_budget(job, cost, baseline, task, driver)
     return Prepared(job, question, task, profile, driver.at_s())
@@ -132,8 +135,12 @@ def plan(prepared: Prepared) -> dict[str, Any]:
         f"{RESERVE_SHARE:.0%} kept for confirmation, {budget} buys about {n_trainings:.3g} of them\n"
         f"trials get shorter as soon as one hits {question.target}; searched: {', '.join(question.space.paths)}"
     )
+    past = question.past
+    if past.trainings:
+        text += f"\n{past}"
     return {
         "task": prepared.facts["task"],
+        "past": past_document(past),
         "target": {"metric": question.target.metric, "value": question.target.value},
         "budget": str(budget),
         "setup_s": prepared.setup_s,
@@ -147,6 +154,11 @@ def plan(prepared: Prepared) -> dict[str, Any]:
         "device": prepared.facts["device"],
         "text": text,
     }
+
+
+def past_document(past: Past) -> dict[str, Any]:
+    """What was taken from the library, for the result."""
+    return {"trainings": len(past.trainings), "studies": past.n_studies, "notes": list(past.notes)}
 
 
 def _probe(driver: Driver, purpose: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from autoaccel.search.encoding import Array, Encoding
-from autoaccel.search.evidence import Curve
+from autoaccel.search.evidence import BELIEF, Curve
 
 MOST_POINTS = 300
 """Evaluations the model is conditioned on; the hyperparameters are fitted on fewer."""
 _FIT_POINTS = 120
+_DOUBT = 0.5
+"""Standard deviation of a belief's margin."""
 _OWN_SCALE = 1.5
 """How fast a training's own luck fades along its curve, in log samples."""
 
@@ -117,7 +119,8 @@ class Surrogate:
         self._factor: Array | None = None
         if len(self.points):
             covariance = self._shared(self.points, self.points) + self._own(self.points, self.points)
-            covariance[np.diag_indices_from(covariance)] += self.scales.evaluation_sd**2 + 1e-8
+            doubted = np.array([curve.outcome == BELIEF for curve in curves])[self.points.owner]
+            covariance[np.diag_indices_from(covariance)] += self.scales.evaluation_sd**2 + 1e-8 + _DOUBT**2 * doubted
             self._factor = cholesky(covariance, lower=True, check_finite=False)
             residual = self.margins - self.points.line() @ _LINE_MEAN
             self._alpha = cho_solve((self._factor, True), residual, check_finite=False)

@@ -24,7 +24,8 @@ from autoaccel.trial import CONFIRMING, SEARCHING, Ended, TrialRecord, TrialSpec
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: a kind ('session', 'started', 'ended', 'answer'), the budget second it was written at, and its data."""
+    """One line: a kind ('session', 'started', 'ended', 'search_over', 'answer'), the budget second it was written at,
+    and its data."""
 
     kind: str
     at_s: float

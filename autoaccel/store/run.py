@@ -16,13 +16,14 @@ from typing import Any
 
 from autoaccel.errors import EnvironmentFaultError, UsageError
 
-LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG = (
+LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST = (
     "ledger.jsonl",
     "job.json",
     "result.json",
     "hardware.json",
     "study.journal",
     "worker.log",
+    "past.jsonl",
 )
 BEST_CONFIG = "best/config.json"
 _LOCK, _HOLDER = "run.lock", "run.pid.json"
@@ -58,7 +59,7 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what a run wrote and nothing else: it may have been written into a folder of the user's."""
         try:
-            for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, BEST_CONFIG):
+            for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST, BEST_CONFIG):
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise EnvironmentFaultError(
@@ -119,7 +120,11 @@ def is_active(path: Path) -> bool:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a document atomically; strict JSON (no NaN)."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
             try:

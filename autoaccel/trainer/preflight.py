@@ -29,7 +29,7 @@ from autoaccel.trainer.build import (
     seeded,
 )
 from autoaccel.trainer.checks import batch_problems, data_problems, loss_problems, output_problems, step_problems
-from autoaccel.trainer.data import Batch, columns, titles
+from autoaccel.trainer.data import Batch, Split, columns, titles
 from autoaccel.trainer.evaluate import EVALUATION_BATCH, evaluate
 from autoaccel.trainer.flops import count_flops
 from autoaccel.trainer.loop import optimizer_step
@@ -96,8 +96,34 @@ def _facts(loaded: LoadedTask, parts: Parts, seconds: dict[str, float]) -> dict[
         **seconds,
     }
     shapes = {name: list(p.shape) for name, p in parts.model.named_parameters()}
-    facts["task_digest"] = digest([facts["task"], facts["n_train"], facts["n_validation"], facts["metric"], shapes])
+    step = getattr(task.step, "__name__", "step") if task.step else None
+    facts["loss"] = [task.loss if isinstance(task.loss, str) else getattr(task.loss, "__name__", "loss"), step]
+    facts["model_digest"] = digest(shapes)
+    facts["data_digest"] = digest([_looks(loaded, split) for split in (loaded.train, loaded.validation)])
     return facts
+
+
+def _looks(loaded: LoadedTask, split: Split) -> list[Any]:
+    """What tells the data of a task from other data of the same size: a few samples, by shape, type and value.
+
+    Whole numbers count as they are; others to three digits, for they may be computed a little differently elsewhere.
+    Where each reading of a sample may differ, values say nothing.
+    """
+    wanted = torch.arange(min(64 if split.tensors is not None else 4, split.n)) * max(1, split.n // 64)
+    wanted = wanted[wanted < split.n]
+    batch = _try(f"reading {split.name} samples", loaded, lambda: split.take(wanted))
+    found: list[Any] = []
+    for column in columns(batch):
+        found.append([str(column.dtype), list(column.shape)])
+        if split.tensors is None:
+            continue
+        flat = column.detach().cpu().flatten()
+        if flat.is_floating_point():
+            few = flat[:: max(1, len(flat) // 32)].double()
+            found.append([f"{value:.3g}" for value in [*few.tolist(), flat.double().mean().item()]])
+        else:
+            found.append(digest(flat[:: max(1, len(flat) // 50_000)].tolist()))
+    return found
 
 
 def _model_problems(loaded: LoadedTask, parts: Parts, batch: Batch, *, is_sound: bool) -> list[UsageError]:

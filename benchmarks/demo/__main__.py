@@ -30,7 +30,7 @@ def main() -> None:
         return
     answer = options.run / "best" / "config.json"
     if not answer.exists():
-        api.tune("digits", budget="60s", run_dir=options.run)
+        api.tune("digits", budget="60s", run_dir=options.run, use_library=False)
     tuned = read_config_file(answer).config
     target = Target.at_least(json.loads(PROTOCOL.read_text())["target"])
     seeds = [FRESH_SEEDS + k for k in range(5 if options.quick else 20)]

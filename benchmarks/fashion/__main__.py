@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,8 +68,10 @@ def main() -> None:
 
 
 def _tune(file: Path, folder: Path) -> tuple[dict, object]:
-    """Run the example as a user would, in an empty folder; its result.json and config."""
-    subprocess.run([sys.executable, str(EXAMPLE), str(file)], cwd=folder, check=True, stdout=sys.stderr)
+    """Run the example as a user would for the first time, in an empty folder; its result.json and config."""
+    environment = {**os.environ, "AUTOACCEL_LIBRARY": str(folder / "library")}
+    command = [sys.executable, str(EXAMPLE), str(file)]
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     run = next((folder / "runs").iterdir())
     return json.loads((run / "result.json").read_text()), read_config_file(run / "best" / "config.json").config
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoaccel.config import Batch, Evaluate, Horizon, Optim, Precision, TrainerConfig
-from autoaccel.cost.step_cost import StepCost
+from autoaccel.config import Batch, Evaluate, Horizon, Optim, Precision, TrainerConfig, keras_recipe, with_params
+from autoaccel.cost.step_cost import READS, StepCost
+from autoaccel.search.encoding import Encoding
+from autoaccel.space.files import load_space
 
 COST = StepCost(
     micro={"fp32": ((16, 0.010), (64, 0.016), (128, 0.032)), "bf16": ((64, 0.008), (128, 0.012))},
@@ -123,3 +126,18 @@ def test_measured_rows_are_sorted_and_those_out_of_memory_left_out() -> None:
     cost = StepCost.from_probe(measured, 5.0, 7.0)
     assert cost.micro == {"bf16": ((64, 0.1), (128, 0.2)), "fp32": ((64, 0.3),)}
     assert (cost.flops_per_sample, cost.evaluation_flops, cost.optimizer) == (5.0, 7.0, {"sgd": 0.1})
+
+
+def test_the_cost_depends_on_what_it_says_it_reads() -> None:
+    """Pricing remembers predictions by these paths: another path that changed the cost would be priced wrongly."""
+    space = load_space("minimal").in_samples(1000)
+    encoding, rng = Encoding(space, "horizon.samples"), np.random.default_rng(0)
+    base = keras_recipe(1000)
+    points = encoding.params(encoding.anywhere(rng, 60))
+    for point in points:
+        point["batch.accumulation"] = 1
+        read = {path: point[path] for path in READS}
+        whole, some = (COST.predict(with_params(base, values)).seconds for values in (point, read))
+        assert whole == some
+    costs = {COST.predict(with_params(base, p)).seconds for p in points}
+    assert len(costs) > 40

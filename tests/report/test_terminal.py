@@ -16,7 +16,8 @@ from autoaccel.report.summary import result_document
 from autoaccel.report.terminal import LineView, LiveView, print_profile, print_summary, render
 from autoaccel.search.attempts import standings
 from autoaccel.search.confirm import Evidence
-from autoaccel.search.loop import Snapshot
+from autoaccel.search.explain import KnobEffect
+from autoaccel.search.trials import Snapshot
 from autoaccel.trial import Ended, Report, TrialRecord, TrialSpec
 from tests.golden.compare import check_golden
 from tests.simulated.problems import BASELINE, question
@@ -57,7 +58,7 @@ def snapshot(**changes: Any) -> Snapshot:
             stage="race",
             spent=Spent(12.34, 5e10, 12.34, 5),
             n_trials=5,
-            running=TrialSpec(9, "race", TUNED, ASKED.target),
+            running=(TrialSpec(9, "race", TUNED, ASKED.target),),
             last_report=Report(9, 0.2, 3000, 40, 1e9, 0.8611, 0.4),
             incumbent=book[0],
             baseline=next(s for s in book if s.is_baseline),
@@ -77,7 +78,7 @@ def rendered(title: str, budget: str, **changes: Any) -> str:
 def test_the_live_panel() -> None:
     parts = [
         rendered("autoaccel tune digits to 0.9361", "60s"),
-        rendered("autoaccel tune digits", "1e12FLOPs", running=None, last_report=None, incumbent=None, plan=""),
+        rendered("autoaccel tune digits", "1e12FLOPs", running=(), last_report=None, incumbent=None, plan=""),
         rendered("autoaccel tune digits", "60s", incumbent=standings(DONE[:1])[0], finished=(), spent=Spent(90.0)),
     ]
     check_golden("panel.txt", "\n".join(parts))
@@ -104,12 +105,18 @@ BEFORE = evidence((1.03, 1.05, 1.11), test_values=(0.91, 0.92, 0.93))
 AFTER = evidence((0.25, 0.27, 0.26, 0.24, 0.29), (0.4,), config=TUNED, test_values=(0.94, 0.95))
 
 
+EFFECTS = [
+    KnobEffect("optim.name", "sgd", "adamw", 3.1, 1.8, 6.0),
+    KnobEffect("batch.size", 64, 128, 1.05, 0.9, 1.3),
+]
+
+
 def result(
     before: Evidence = BEFORE, after: Evidence = AFTER, task: str = "digits", rate: float = 0.8
 ) -> dict[str, Any]:
     asked = replace(ASKED, hit_probability=rate)
     facts = {"task": task, "budget": "1m", "ledger_repaired": ""}
-    return {**result_document(asked, DONE, before, after, facts), "tuning_s": 58.7}
+    return {**result_document(asked, DONE, before, after, facts, EFFECTS), "tuning_s": 58.7}
 
 
 def test_the_summary() -> None:
@@ -173,8 +180,8 @@ def test_lines_show_the_plan_and_each_trial_once() -> None:
 def test_a_resumed_run_shows_no_old_trial_again() -> None:
     console, out = screen()
     view = LineView(console)
-    view(snapshot(finished=tuple(DONE), plan="", running=TrialSpec(9, "preflight")))
-    view(snapshot(finished=(*DONE, record(10, "race", "hit", 0.2, 0.94))[-5:], plan="", running=None))
+    view(snapshot(finished=tuple(DONE), plan="", running=(TrialSpec(9, "preflight"),)))
+    view(snapshot(finished=(*DONE, record(10, "race", "hit", 0.2, 0.94))[-5:], plan="", running=()))
     assert [row.split()[3] for row in out.getvalue().splitlines()] == ["10"]
 
 

@@ -8,14 +8,35 @@ import pytest
 
 from autoaccel.budget import parse_budget
 from autoaccel.config import TrainerConfig
-from autoaccel.search.confirm import answer, baseline_evidence, current_candidate, next_confirmation
-from autoaccel.search.policy import Left, left_of
+from autoaccel.search import confirm
+from autoaccel.search.attempts import standings
+from autoaccel.search.confirm import Evidence, baseline_evidence
+from autoaccel.search.knowledge import Ranked
+from autoaccel.search.question import Left, Question, left_of
 from autoaccel.store.ledger import spent
 from autoaccel.trial import Ended, TrialRecord, TrialSpec
 from tests.simulated.problems import BASELINE, COST, question
 
 ASKED = question(parse_budget("600s"))
 PLENTY = Left(500.0, float("inf"), 0.9)
+
+
+def ranked(done: list[TrialRecord], stretch: float = 1.15) -> list[Ranked]:
+    """What a search would say of its hits: here, their plain rate, and a margin."""
+    hits = [s for s in standings(done) if s.hits]
+    return [Ranked(s.config, s.rank_s, 1.0 if s.is_baseline else stretch, s.rank_s, 1) for s in hits]
+
+
+def current_candidate(asked: Question, done: list[TrialRecord]) -> TrainerConfig | None:
+    return confirm.current_candidate(asked, done, ranked(done))
+
+
+def next_confirmation(asked: Question, done: list[TrialRecord], left: Left) -> TrialSpec | None:
+    return confirm.next_confirmation(asked, done, left, ranked(done))
+
+
+def answer(asked: Question, done: list[TrialRecord]) -> Evidence | None:
+    return confirm.answer(asked, done, ranked(done))
 
 
 def like_baseline(lr: float, samples: int = 3000) -> TrainerConfig:
@@ -74,10 +95,20 @@ def test_the_baseline_is_neither_stretched_nor_repaired() -> None:
     assert best is not None and best.is_baseline and (best.hits, best.attempts) == (0, 2)
 
 
+def test_a_confirmation_begins_with_the_stretch_the_model_asks_for() -> None:
+    done = trials("race", like_baseline(0.003), "hh")
+    sure, unsure = (confirm.current_candidate(ASKED, done, ranked(done, stretch)) for stretch in (1.0, 1.25))
+    assert sure == like_baseline(0.003)
+    assert unsure is not None and unsure.horizon.samples == 3750
+
+
 def test_a_pinned_horizon_is_not_stretched() -> None:
     pinned = replace(ASKED, space=ASKED.space.fix({"horizon.samples": 3000}, "pinned"))
     config = like_baseline(0.003)
-    assert current_candidate(pinned, trials("race", config, "hh")) == config
+    done = trials("race", config, "hh")
+    assert confirm.current_candidate(pinned, done, ranked(done, stretch=1.0)) == config
+    done += trials("confirm", config, "mm", first=50)
+    assert confirm.current_candidate(pinned, done, ranked(done, stretch=1.0)) is None, "it was repaired"
 
 
 def test_an_attempt_has_a_seed_of_its_own_and_both_sides_share_seeds() -> None:

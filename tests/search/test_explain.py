@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from autoaccel.search.advice import Models, Setting
 from autoaccel.search.evidence import Curve
 from autoaccel.search.explain import MOST, knob_effects
+from autoaccel.search.models import Models
+from autoaccel.search.setting import Setting
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
 
@@ -63,3 +65,11 @@ def test_the_same_evidence_gives_the_same_effects() -> None:
     first = knob_effects(SETTING, Models(SETTING), seen, tuned=tuned, horizon=900.0)
     assert first == knob_effects(SETTING, Models(SETTING), seen, tuned=tuned, horizon=900.0)
     assert {e.path for e in first} == {"lr", "decay", "optim"}
+
+
+def test_a_knob_that_exists_only_with_another_one_is_part_of_its_effect() -> None:
+    """Momentum came with the optimizer: the default, which has none, says nothing of it."""
+    plain = replace(SETTING, default={"lr": 1e-3, "decay": 1e-4, "batch": 64, "optim": "adamw"})
+    tuned = {"lr": 0.1, "decay": 1e-4, "batch": 64, "optim": "sgd", "momentum": 0.5}
+    found = knob_effects(plain, Models(plain), evidence(30), tuned=tuned, horizon=900.0)
+    assert {e.path for e in found} == {"lr", "optim"}

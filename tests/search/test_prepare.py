@@ -17,8 +17,8 @@ from autoaccel.cost.step_cost import StepCost
 from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
 from autoaccel.execution.simulated import Course
 from autoaccel.job import Job
-from autoaccel.search.loop import Driver
 from autoaccel.search.prepare import Prepared, plan, prepare, smallest_budget
+from autoaccel.search.trials import Driver
 from autoaccel.trial import Ended, TrialRecord, TrialSpec
 from tests.simulated.problems import BASELINE, COST, N_TRAIN, driver
 

@@ -18,10 +18,12 @@ from autoaccel.config import TrainerConfig, keras_recipe
 from autoaccel.cost.step_cost import StepCost
 from autoaccel.execution.base import Executor
 from autoaccel.execution.simulated import Course, Point, SimulatedExecutor
-from autoaccel.search.loop import Driver, run_study
-from autoaccel.search.policy import Question
+from autoaccel.search.loop import run_study
+from autoaccel.search.question import Question
+from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
-from autoaccel.store.ledger import Ledger, interrupted, last_second
+from autoaccel.store.ledger import Ledger, last_second
+from autoaccel.store.session import close_interrupted
 from autoaccel.trial import Target, TrialRecord, TrialSpec
 
 N_TRAIN = 1000
@@ -94,6 +96,7 @@ def driver(
     began_at_s: float = 0.0,
     stop_after: float = math.inf,
     executor: Callable[[ManualClock], Executor] | None = None,
+    n_slots: int = 1,
 ) -> Iterator[Driver]:
     """A driver on simulated time and the ledger in a folder; what a dead driver left open there is closed and charged.
 
@@ -103,14 +106,14 @@ def driver(
         began_at_s: what the clock says at first.
         stop_after: ended trials after which it counts as interrupted.
         executor: another one than the simulated one for `course`.
+        n_slots: trials at once.
     """
     clock = ManualClock(began_at_s)
     ledger = Ledger(folder / "ledger.jsonl")
-    for record in interrupted(ledger.entries):
-        ledger.end_trial(last_second(ledger.entries) + record.wall_s, record)
+    close_interrupted(ledger)
     try:
         yield Driver(
-            executor=executor(clock) if executor else SimulatedExecutor(clock, course),
+            executor=executor(clock) if executor else SimulatedExecutor(clock, course, n_slots),
             ledger=ledger,
             clock=clock,
             began_s=began_at_s,

@@ -13,6 +13,7 @@ from autoaccel.execution.base import Event, Executor
 from autoaccel.execution.simulated import Course, SimulatedExecutor
 from autoaccel.report.summary import result_document
 from autoaccel.search.confirm import answer, baseline_evidence
+from autoaccel.search.knowledge import Knowledge
 from autoaccel.search.loop import check_not_failed, run_study
 from autoaccel.trial import TrialSpec
 from tests.simulated.problems import BASELINE, Problem, driver, question, study
@@ -21,8 +22,9 @@ from tests.simulated.problems import BASELINE, Problem, driver, question, study
 def test_an_unreachable_target_gives_the_nearest_miss(tmp_path: Path) -> None:
     asked = question(parse_budget("14s"), target=0.999)
     done = study(tmp_path, Problem(ceiling=0.9), asked)
-    assert {r.spec.purpose for r in done} == {"baseline", "reach"}
-    tuned, baseline = answer(asked, done), baseline_evidence(asked, done)
+    assert {r.spec.purpose for r in done} == {"baseline", "first", "reach"}
+    tuned = answer(asked, done, Knowledge(asked).ranked(done))
+    baseline = baseline_evidence(asked, done)
     assert tuned is not None and tuned.attempts == 0
     best = max(done, key=lambda r: r.ended.value or 0.0)
     assert best.spec.config is not None and tuned.config.identity == best.spec.config.identity
@@ -98,7 +100,7 @@ def test_a_worker_that_ignores_its_cap_is_killed(tmp_path: Path) -> None:
         plain = Problem()(spec)
         if spec.trial != 2:
             return plain
-        return replace(plain, points=tuple(replace(p, elapsed_s=100 * p.elapsed_s, value=0.1) for p in plain.points))
+        return replace(plain, points=tuple(replace(p, elapsed_s=200 * p.elapsed_s, value=0.1) for p in plain.points))
 
     with driver(tmp_path, course, executor=lambda clock: Deaf(SimulatedExecutor(clock, course))) as running:
         done = run_study(running, question(parse_budget("90s or 30 trials")))

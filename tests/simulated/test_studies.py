@@ -18,16 +18,18 @@ from autoaccel.clock import ManualClock
 from autoaccel.config import keras_recipe, to_params
 from autoaccel.execution.simulated import Course
 from autoaccel.report.summary import result_document, speedup
-from autoaccel.search.attempts import standings
-from autoaccel.search.confirm import MOST_ATTEMPTS, answer, baseline_evidence
-from autoaccel.search.loop import KILL_GRACE_S, Snapshot, check_not_failed, run_study
-from autoaccel.search.policy import RACE_SHARE
-from autoaccel.store.ledger import last_second, read_ledger, records, spent
+from autoaccel.search.confirm import MOST_ATTEMPTS, Evidence, baseline_evidence
+from autoaccel.search.confirm import answer as confirmed_answer
+from autoaccel.search.knowledge import Knowledge
+from autoaccel.search.loop import check_not_failed, run_study
+from autoaccel.search.question import Question
+from autoaccel.search.trials import KILL_GRACE_S, Snapshot
+from autoaccel.store.ledger import Entry, last_second, read_ledger, records, spent
 from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, TrialRecord, TrialSpec
 from tests.golden.compare import check_golden
 from tests.simulated.problems import BASELINE, COST, N_TRAIN, Problem, driver, question, study
 
-BUDGETS = ["6s", "14s", "5e10FLOPs", "2e11FLOPs", "0.003 device-hours", "9 trials", "30 trials", "20s or 25 trials"]
+BUDGETS = ["6s", "9s", "5e10FLOPs", "1e11FLOPs", "0.002 device-hours", "9 trials", "25 trials", "20s or 15 trials"]
 
 
 @st.composite
@@ -52,23 +54,47 @@ def problems(draw: st.DrawFn) -> Callable[[TrialSpec], Course]:
     return course
 
 
-@settings(deadline=None, max_examples=40)
-@given(text=st.sampled_from(BUDGETS), course=problems(), seed=st.integers(0, 999))
-def test_a_study_keeps_its_budget(text: str, course: Callable[[TrialSpec], Course], seed: int) -> None:
+def answer(asked: Question, done: tuple[TrialRecord, ...]) -> Evidence | None:
+    return confirmed_answer(asked, done, Knowledge(asked).ranked(done))
+
+
+@settings(deadline=None, max_examples=15)
+@given(text=st.sampled_from(BUDGETS), course=problems(), seed=st.integers(0, 999), n_slots=st.sampled_from([1, 2, 4]))
+def test_a_study_keeps_its_budget(text: str, course: Callable[[TrialSpec], Course], seed: int, n_slots: int) -> None:
     asked = question(parse_budget(text), seed=seed)
     with tempfile.TemporaryDirectory() as name:
-        with driver(Path(name), course) as running:
+        with driver(Path(name), course, n_slots=n_slots) as running:
             done = run_study(running, asked)
             amount = running.spent()
         assert_within(asked.budget, amount.seconds, amount.flops, amount.trials)
         entries, _ = read_ledger(Path(name) / "ledger.jsonl")
         assert tuple(records(entries)) == done
         started = [e.data["trial"] for e in entries if e.kind == "started"]
-        assert started == [r.spec.trial for r in done] == list(range(1, len(done) + 1))
+        assert started == sorted(r.spec.trial for r in done) == list(range(1, len(done) + 1))
+        assert most_at_once(entries) <= n_slots
         folded = spent(last_second(entries), records(entries))
         assert (folded.flops, folded.trials) == (amount.flops, amount.trials)
         assert folded.seconds == pytest.approx(amount.seconds, abs=1e-5)
     assert_rules(asked.baseline.identity, done)
+
+
+def most_at_once(entries: list[Entry]) -> int:
+    """Trials that ran at the same time; the baseline and confirmations are found to run alone on the way."""
+    now: set[int] = set()
+    alone: set[int] = set()
+    most = 0
+    for entry in entries:
+        if entry.kind == "started":
+            assert not alone, "something was started beside a trial that has the machine to itself"
+            if entry.data["purpose"] in ("baseline", *CONFIRMING):
+                assert not now
+                alone.add(entry.data["trial"])
+            now.add(entry.data["trial"])
+            most = max(most, len(now))
+        elif entry.kind == "ended":
+            now.remove(entry.data["spec"]["trial"])
+            alone.discard(entry.data["spec"]["trial"])
+    return most
 
 
 def assert_within(budget: Budget, seconds: float, flops: float, trials: int) -> None:
@@ -89,17 +115,17 @@ def assert_rules(baseline: str, done: tuple[TrialRecord, ...]) -> None:
     assert not set(searched) & set(fresh)
     pairs = [(p, c.identity, c.seed) for p, c in zip(purposes, configs, strict=True) if c and p in CONFIRMING]
     assert len(set(pairs)) == len(pairs), "a fresh seed was used twice for one configuration"
-    assert all(r.ended.outcome not in ("stopped", "interrupted") for r in done)
-    for index, record in enumerate(done):
+    assert all(r.ended.outcome != "interrupted" for r in done)
+    assert {r.spec.purpose for r in done if r.ended.outcome == "stopped"} <= {"first", "reach", "race"}
+    for record in done:
         if record.spec.purpose == "race":
-            assert_bet(record, done[:index])
+            assert_bet(record)
 
 
-def assert_bet(record: TrialRecord, before: tuple[TrialRecord, ...]) -> None:
+def assert_bet(record: TrialRecord) -> None:
+    """A race is cut at the time of the best of its moment."""
     assert record.spec.config is not None and record.spec.cap_s is not None
-    incumbent = standings(before)[0]
-    assert record.spec.cap_s <= incumbent.ert_s
-    assert COST.predict(record.spec.config).seconds <= RACE_SHARE * incumbent.ert_s
+    assert record.spec.cap_s <= record.spec.bet["reference_s"]
     assert record.ended.elapsed_s <= record.spec.cap_s or record.ended.outcome in (*FAILURES, "capped")
 
 
@@ -119,7 +145,7 @@ def decision(record: TrialRecord) -> str:
 
 
 def test_equal_seeds_give_equal_records(tmp_path: Path) -> None:
-    asked = question(parse_budget("14s"))
+    asked = question(parse_budget("9s"))
     folders = [tmp_path / name for name in ("a", "b", "c")]
     for folder in folders:
         folder.mkdir()
@@ -129,24 +155,24 @@ def test_equal_seeds_give_equal_records(tmp_path: Path) -> None:
 
 
 def test_the_decisions_of_a_study_are_the_reviewed_ones(tmp_path: Path) -> None:
-    done = study(tmp_path, Problem(), question(parse_budget("14s")))
-    software = f"optuna {version('optuna')}, numpy {version('numpy')}"
+    done = study(tmp_path, Problem(), question(parse_budget("9s")))
+    software = f"numpy {version('numpy')}, scipy {version('scipy')}"
     golden = Path(__file__).resolve().parent.parent / "golden" / "decisions.txt"
     if golden.is_file() and not golden.read_text().startswith(f"# {software}\n"):
         pytest.skip(f"the decisions were written with other versions than {software}")
     check_golden("decisions.txt", "\n".join([f"# {software}", *(decision(r) for r in done)]) + "\n")
 
 
-@pytest.mark.parametrize("after", [1, 2, 7, 20, 40])
+@pytest.mark.parametrize("after", [1, 7, 20, 30])
 def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
-    asked = question(parse_budget("14s"))
+    asked = question(parse_budget("9s"))
     (tmp_path / "whole").mkdir()
     whole = study(tmp_path / "whole", Problem(), asked)
     with driver(tmp_path, Problem(), stop_after=after) as first:
         assert len(run_study(first, asked)) == after
     with driver(tmp_path, Problem(), began_at_s=1000.0) as second:
         done = run_study(second, asked)
-        assert second.spent().seconds <= 14
+        assert second.spent().seconds <= 9
     assert [decision(r) for r in done] == [decision(r) for r in whole]
 
 
@@ -154,19 +180,19 @@ class Killed(BaseException):
     """kill -9, as far as a ledger can tell."""
 
 
-@pytest.mark.parametrize("trial", [1, 2, 9, 30])
+@pytest.mark.parametrize("trial", [1, 9, 30])
 def test_a_killed_study_loses_and_repeats_nothing(tmp_path: Path, trial: int) -> None:
     def watch(snapshot: Snapshot) -> None:
-        if snapshot.running is not None and snapshot.running.trial == trial:
+        if snapshot.running and snapshot.running[0].trial == trial:
             raise Killed
 
-    asked = question(parse_budget("14s"))
+    asked = question(parse_budget("9s"))
     with pytest.raises(Killed), driver(tmp_path, Problem()) as dying:
         run_study(replace(dying, watch=watch), asked)
     before = dying.ledger.records
     with driver(tmp_path, Problem(), began_at_s=50.0) as resumed:
         done = run_study(resumed, asked)
-        assert resumed.spent().seconds <= 14
+        assert resumed.spent().seconds <= 9
     assert list(done[: trial - 1]) == before
     cut = done[trial - 1]
     assert (cut.spec.trial, cut.ended.outcome) == (trial, "interrupted")
@@ -214,7 +240,7 @@ def flaky(spec: TrialSpec) -> Course:
     course = Problem(noise=0.0)(spec)
     if spec.config.optim.name == "adamw":
         return course
-    unlucky = spec.config.horizon.samples < 6000 and spec.purpose == "confirm" and spec.config.seed % 2 == 0
+    unlucky = spec.config.horizon.samples < 1500 and spec.purpose == "confirm" and spec.config.seed % 2 == 0
     last = replace(course.points[-1], value=0.5 if unlucky else 0.95)
     return replace(course, points=(*(replace(p, value=0.5) for p in course.points[:-1]), last))
 
@@ -262,12 +288,12 @@ def test_a_baseline_too_long_for_the_budget_is_cut_and_the_ratio_is_a_bound(tmp_
 
 
 @pytest.mark.parametrize("text", ["8s", "2.5e11FLOPs"])
-def test_recipes_are_shortened_to_what_the_budget_pays(tmp_path: Path, text: str) -> None:
+def test_first_looks_are_as_short_as_the_budget_needs(tmp_path: Path, text: str) -> None:
     asked = question(parse_budget(text), target=0.999, baseline=keras_recipe(N_TRAIN, epochs=300))
     done = study(tmp_path, Problem(), asked)
-    recipes = [r for r in done if r.spec.note in {recipe.name for recipe in asked.space.recipes}]
-    assert len(recipes) == len(asked.space.recipes)
-    assert all(r.ended.outcome == "missed" for r in recipes), "a trial was started that could not finish"
+    looks = [r for r in done if r.spec.purpose == "first"]
+    assert looks
+    assert all(r.ended.outcome in ("missed", "stopped") for r in looks), "a trial was started that could not finish"
 
 
 def test_the_smaller_time_limit_rules(tmp_path: Path) -> None:

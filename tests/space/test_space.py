@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from autoaccel.config import Params, TrainerConfig, to_params, with_params
 from autoaccel.errors import UsageError
-from autoaccel.search.sampler import neighbour
 from autoaccel.space.files import load_space
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Recipe, Space
@@ -70,14 +68,6 @@ def test_a_projected_point_is_inside_valid_and_stays_where_it_is(point: Params) 
     assert_inside(SPACE, projected)
     assert SPACE.project(projected) == projected
     with_params(TrainerConfig(), {**projected, "batch.accumulation": 1})
-
-
-@quick
-@given(point=wild_points(), seed=st.integers(0, 2**32))
-def test_a_neighbour_of_any_point_is_a_valid_config(point: Params, seed: int) -> None:
-    near = neighbour(SPACE, point, random.Random(seed))
-    assert_inside(SPACE, near)
-    with_params(TrainerConfig(), {**near, "batch.accumulation": 1})
 
 
 @quick

@@ -19,6 +19,7 @@ from autoaccel.store.run import (
     HARDWARE,
     JOB,
     LEDGER,
+    PAST,
     RESULT,
     STUDY,
     WORKER_LOG,
@@ -56,7 +57,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def a_run(path: Path) -> Path:
     """A directory with everything a run writes, and a file of the user's."""
     RunDirectory(path).close()
-    for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, BEST_CONFIG, "train.py"):
+    for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST, BEST_CONFIG, "train.py"):
         (path / name).write_text("{}")
     return path
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig, from_dict, keras_recipe, with_params
 from autoaccel.errors import UsageError
+from autoaccel.fingerprint import task_fingerprint
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.digits import digits
 from autoaccel.trainer.preflight import preflight
@@ -351,6 +352,27 @@ def test_facts_say_what_a_task_can_use(make_task: MakeTask) -> None:
     _, streamed = preflight(make_task(**{**given, "train": Augmented()}))
     found = [(f["label_smoothing"], f["class_balanced"]) for f in (plain, stepped, own, streamed)]
     assert found == [(True, True), (True, True), (False, True), (True, False)]
+
+
+def test_what_makes_it_the_same_task(make_task: MakeTask) -> None:
+    def found(**changed: Any) -> str:
+        facts = preflight(make_task(**{"model": net(), "train": (X, Y), "validation": (X, Y), **changed}))[1]
+        return task_fingerprint(json.loads(json.dumps(facts)))
+
+    mine = with_params(TrainerConfig(), {"optim.name": "sgd"})
+    assert found() == found() == found(target=0.5) == found(baseline=mine) == found(test=(X, Y))
+    others = [
+        found(train=(X + 0.1, Y)),
+        found(train=(X, Y.roll(1))),
+        found(validation=(X * 2, Y)),
+        found(train=(X[:-1], Y[:-1])),
+        found(metric="f1"),
+        found(model=net(9)),
+        found(name="another"),
+        found(train=Augmented()),
+    ]
+    assert len({found(), *others}) == 1 + len(others)
+    assert found(train=Augmented()) == others[-1], "what an augmentation makes of a sample is chance"
 
 
 def test_a_setting_without_effect_is_refused(make_task: MakeTask, run: Callable[..., Any]) -> None:

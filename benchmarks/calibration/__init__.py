@@ -1,0 +1,1 @@
+"""Whether what a tuning states of its answer is true: simulated studies, answers judged on fresh seeds."""
