@@ -20,7 +20,7 @@ from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
 from autoaccel.search.setting import Params, Proposal, Setting, Variant
-from autoaccel.search.surrogate import Surrogate, one_thread
+from autoaccel.search.surrogate import Surrogate
 
 __all__ = [
     "Entry",
@@ -46,6 +46,7 @@ _DEFAULT_HITS = 0.9
 """What is believed of the default recipe at its full length before anything is seen: targets are commonly what it
 reaches nine times in ten. Weighs as much as the model when an answer is wanted before the first hit."""
 _FEW = 40
+"""The best candidates among which one is looked for that was not trained yet."""
 _SURE = 1.3
 """Standard normal quantile of nine hits in ten."""
 
@@ -67,14 +68,6 @@ def propose(
     first = _first(setting, models, [*curves, *running], left_s)
     if first is not None:
         return first
-    with one_thread():
-        return _considered(setting, models, curves, left_s, running)
-
-
-def _considered(
-    setting: Setting, models: Models, curves: Sequence[Curve], left_s: float, running: Sequence[Curve]
-) -> Proposal | None:
-    """Repeat the incumbent, or the best bet among many candidates."""
     surrogate = models.of(curves, running)
     entries = book(setting, surrogate, curves)
     best = incumbent(entries)
@@ -97,9 +90,8 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
     variant = setting.variant
     if not variant.censored or not curves or not running.samples or proposal.purpose == "repeat":
         return False
-    with one_thread():
-        surrogate = models.of(curves)
-        mean, sd = surrogate.continued(running)
+    surrogate = models.of(curves)
+    mean, sd = surrogate.continued(running)
     if proposal.purpose == "first":
         return bool(ndtr((mean - _best_margin(curves)) / sd) < variant.first_stop)
     total_s = max(setting.seconds(running.params, running.horizon), running.seconds)
@@ -162,8 +154,7 @@ def _best_bet(
     """The candidate and horizon of most expected gain per cost."""
     variant, points = setting.variant, models.encoding.params(places)
     ladder = _LADDER if variant.horizon else _LADDER[:1]
-    fixed_s = np.array([setting.seconds(p, 0.0) for p in points])[:, None]
-    slope_s = (np.array([setting.seconds(p, setting.unit) for p in points])[:, None] - fixed_s) / setting.unit
+    fixed_s, slope_s = np.array([setting.line(p) for p in points]).T[:, :, None]
     low, high = setting.horizon.low, setting.horizon.high
     horizons = np.clip((stakes.longest_s * ladder[None, :] - fixed_s) / slope_s, low, high)
     if setting.horizon.integer:
@@ -179,10 +170,12 @@ def _best_bet(
         return None
     if not (gain[fits] > 1e-12).any():  # hopeless everywhere: the least hopeless
         score = hit_probability(surrogate, mean, sd)
-    top = _first_new(np.where(fits, score, -np.inf), points, horizons, stakes.tried)
+    candidates = [(p, float(h)) for p, h in zip((p for p in points for _ in ladder), horizons, strict=True)]
+    top = _first_new(np.where(fits, score, -np.inf), candidates, stakes.tried)
+    params, horizon = candidates[top]
     return Proposal(
-        params=points[top // len(ladder)],
-        horizon=float(horizons[top]),
+        params=params,
+        horizon=horizon,
         cap_s=stakes.reference_s if stakes.race and variant.cap else math.inf,
         rate=float(gain[top] / (seconds[top] + floor_s)),
         purpose="race" if stakes.race else "reach",
@@ -193,10 +186,10 @@ def _best_bet(
     )
 
 
-def _first_new(score: Array, points: Sequence[Params], horizons: Array, tried: frozenset[tuple[Any, ...]]) -> int:
+def _first_new(score: Array, candidates: Sequence[tuple[Params, float]], tried: frozenset[tuple[Any, ...]]) -> int:
     """The best score that is no configuration which was trained already, among the best few."""
     order = np.argsort(-score, kind="stable")[:_FEW]
-    new = (i for i in order if key(points[i * len(points) // len(score)], float(horizons[i])) not in tried)
+    new = (i for i in order if key(*candidates[i]) not in tried)
     return int(next(new, order[0]))
 
 

@@ -18,7 +18,7 @@ from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
 from autoaccel.search.setting import Setting
-from autoaccel.search.surrogate import Surrogate, one_thread
+from autoaccel.search.surrogate import Surrogate
 
 _LADDER = np.geomspace(0.35, 8.0, 34)
 """Horizons of either side, as multiples of the answer's: each knob is judged at its own best one. In steps of a tenth:
@@ -68,17 +68,16 @@ def knob_effects(
         horizon: of the answer.
     """
     effects: list[KnobEffect] = []
-    with one_thread():
-        surrogate = models.of(curves)
-        for path in dict.fromkeys(knob.path for knob in models.encoding.knobs):
-            if path not in tuned or _is_joint(models, path, tuned, setting.default):
-                continue
-            before = setting.default.get(path)
-            if before is None or before == tuned[path]:
-                continue
-            back = _put_back(models, tuned, path, setting.default)
-            low, middle, high = _ratio(setting, surrogate, (tuned, back), horizon, path)
-            effects.append(KnobEffect(path, tuned[path], before, middle, low, high))
+    surrogate = models.of(curves)
+    for path in dict.fromkeys(knob.path for knob in models.encoding.knobs):
+        if path not in tuned or _is_joint(models, path, tuned, setting.default):
+            continue
+        before = setting.default.get(path)
+        if before is None or before == tuned[path]:
+            continue
+        back = _put_back(models, tuned, path, setting.default)
+        low, middle, high = _ratio(setting, surrogate, (tuned, back), horizon, path)
+        effects.append(KnobEffect(path, tuned[path], before, middle, low, high))
     return sorted(effects, key=lambda e: -abs(np.log(e.ratio)))
 
 

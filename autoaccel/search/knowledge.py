@@ -25,7 +25,7 @@ from autoaccel.search.inherited import is_unproven, past_curves, standing
 from autoaccel.search.models import Models
 from autoaccel.search.question import HORIZON, Question, predict, with_horizon
 from autoaccel.search.setting import Proposal, Setting
-from autoaccel.search.surrogate import Surrogate, one_thread
+from autoaccel.search.surrogate import Surrogate
 from autoaccel.search.translate import as_running, config_of, curve_of, point_of, proposal_of, setting_of
 from autoaccel.trial import FAILURES, SEARCHING, Report, TrialRecord, TrialSpec
 
@@ -202,8 +202,7 @@ class Knowledge:
     ) -> Proposal | None:
         """The best known configuration if no training of this study has proven it: what is not run here is no answer,
         and nothing should be measured against it."""
-        with one_thread():
-            best = incumbent(book(setting, known.models.of(known.curves, running), known.curves))
+        best = incumbent(book(setting, known.models.of(known.curves, running), known.curves))
         if best is None or not is_unproven(best, known.own, running):
             return None
         planned_s = setting.seconds(best.params, best.horizon)

@@ -76,10 +76,14 @@ class Setting:
         """Predicted seconds of one full default training."""
         return self.seconds(self.default, self.unit)
 
+    def line(self, params: Params) -> tuple[float, float]:
+        """Seconds of a training of these knobs: its fixed part, and for each unit of the horizon."""
+        fixed_s = self.seconds(params, 0.0)
+        return fixed_s, (self.seconds(params, self.unit) - fixed_s) / self.unit
+
     def horizon_for(self, params: Params, seconds: float) -> float:
         """The horizon that takes this long, inside the knob's range."""
-        fixed_s = self.seconds(params, 0.0)
-        slope_s = (self.seconds(params, self.unit) - fixed_s) / self.unit
+        fixed_s, slope_s = self.line(params)
         return self.horizon.clip((seconds - fixed_s) / slope_s)
 
 

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from autoaccel.search import advice
 from autoaccel.search.advice import Models, Proposal, Setting, Variant
+from autoaccel.search.encoding import Encoding
 from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.seconds import Run, Seconds
 from autoaccel.space.knobs import Knob
@@ -89,15 +90,15 @@ OURS: Final[dict[str, Method]] = {
 class Clockwork:
     """Seconds of a training to come: probed rates, and what first evaluations took beyond their steps."""
 
-    def __init__(self, bench: Bench, encoding: advice.Models, knows_cost: bool) -> None:
+    def __init__(self, bench: Bench, encoding: Encoding, knows_cost: bool) -> None:
         self._known, self._knows_cost = bench.problem.description, knows_cost
         self._beyond: list[float] = []
         rng = np.random.default_rng([bench.seed, 77])
-        points = [dict(self._known.default), *encoding.encoding.params(encoding.encoding.anywhere(rng, N_PROBES - 1))]
+        points = [dict(self._known.default), *encoding.params(encoding.anywhere(rng, N_PROBES - 1))]
         samples = PROBE_SHARE * self._known.full_horizon / N_PROBES
         points = points if knows_cost else points[:1]
         self._runs = [Run(p, samples, samples * bench.probe(p, samples)) for p in points]
-        self._encoding = encoding.encoding
+        self._encoding = encoding
         self._rate = Seconds(self._encoding, self._runs)
 
     def __call__(self, params: Params, horizon: float) -> float:
@@ -175,7 +176,7 @@ def _study(bench: Bench, method: Method) -> None:
         seed=bench.seed,
         variant=method.variant,
     )
-    clockwork = Clockwork(bench, Models(blank), method.knows_cost)
+    clockwork = Clockwork(bench, Encoding(space, blank.horizon.path), method.knows_cost)
     setting = replace(blank, seconds=clockwork)
     models, curves = Models(setting), list[Curve]()
     while len(curves) < MOST_TRIALS:
