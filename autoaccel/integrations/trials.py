@@ -26,7 +26,7 @@ HORIZON = " horizon"
 """Path of the horizon's knob; no parameter is called so."""
 PROPOSAL = "time_to_target:proposal"
 """System attribute of a trial: what it was started for, as JSON."""
-FIRST_SHARE = 0.125
+FIRST_SHARE = 0.1
 """Length of the first trainings, as a share of a full one."""
 _FLOOR = 0.05
 """Errors are counted from a little above zero, so that the last of them do not stretch the scale without end."""

@@ -42,9 +42,6 @@ would be cut before its last evaluation as often as not."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
-_DEFAULT_HITS = 0.9
-"""What is believed of the default recipe at its full length before anything is seen: targets are commonly what it
-reaches nine times in ten. Weighs as much as the model when an answer is wanted before the first hit."""
 _FEW = 40
 """The best candidates among which one is looked for that was not trained yet."""
 _SURE = 1.3
@@ -103,7 +100,7 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
 
 
 def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[Params, float]:
-    """Knobs and horizon that would be returned now: the incumbent, or before any hit what should hit soonest."""
+    """Knobs and horizon that would be returned now: the incumbent, or before any hit what gains most over never."""
     surrogate = models.of(curves)
     best = incumbent(book(setting, surrogate, curves))
     if best is not None:
@@ -112,11 +109,11 @@ def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[P
     known = [(c.params, min(c.horizon * 2.0**i, setting.unit)) for c in nearest for i in range(6)]
     options = [(p, setting.horizon.clip(h)) for p, h in [*known, (setting.default, setting.unit)]]
     mean, sd = surrogate.predict(surrogate.rows([p for p, _ in options]), np.array([h for _, h in options]))
-    # Nothing has shown that it hits: what the model is sure of stands against what is believed of the default.
-    p_hit = np.maximum(ndtr((mean - sd) / surrogate.scales.aleatoric_sd), 1e-4)
-    p_hit[-1] = 0.5 * (_DEFAULT_HITS + p_hit[-1])
-    log_p = np.log(p_hit)
-    return options[int(np.argmin(np.log([setting.seconds(p, h) for p, h in options]) - log_p))]
+    log_s = np.log([setting.seconds(p, h) for p, h in options])
+    gain = log_ert_gain(surrogate, mean, sd, log_s, math.log(setting.never_s))
+    # Nothing has shown that it hits: what is believed of the default weighs as much as what the model says of it.
+    gain[-1] = 0.5 * (gain[-1] + setting.variant.default_hits * math.log(setting.variant.never))
+    return options[int(np.argmax(gain))]
 
 
 @dataclass(frozen=True)
@@ -130,6 +127,10 @@ class _Stakes:
     tried: frozenset[tuple[Any, ...]]
     """Configurations that were trained; a repeat of one is another decision."""
 
+    def floor_s(self, variant: Variant) -> float:
+        """What every training costs beside its own time."""
+        return variant.cost_floor * self.reference_s if self.race else 0.0
+
     @classmethod
     def of(cls, setting: Setting, curves: Sequence[Curve], best: Entry | None, left_s: float) -> _Stakes:
         tried = frozenset(key(c.params, c.horizon) for c in curves)
@@ -137,11 +138,11 @@ class _Stakes:
             return cls(best.ert_s, min(best.ert_s, left_s), 0.0, True, tried)
         # Nothing hits yet: a step beyond the best margin seen is the goal, so that there is something to climb, and the
         # longest training grows with what was tried in vain.
-        n_more = max(0, len(curves) - setting.variant.n_initial + 1)
+        n_more = max(0, len(curves) - setting.variant.n_initial)
         grown = setting.variant.initial_share * setting.variant.escalation ** min(n_more, 50)
         longest_s = min(left_s, setting.full_s * min(grown, setting.horizon.high / setting.unit))
         goal = min(0.0, _best_margin(curves) + setting.variant.step)
-        return cls(2.0 * max(longest_s, 0.25 * setting.full_s), longest_s, goal, False, tried)
+        return cls(setting.never_s, longest_s, goal, False, tried)
 
 
 def _best_margin(curves: Sequence[Curve]) -> float:
@@ -163,8 +164,8 @@ def _best_bet(
     rows = np.repeat(models.encoding.rows(places), len(ladder), axis=0)
     mean, sd = surrogate.predict(rows, horizons)
     gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), math.log(stakes.reference_s))
-    floor_s = variant.cost_floor * stakes.reference_s if stakes.race else 0.0
-    score = gain / (seconds + floor_s) if variant.cost else gain
+    cost = seconds + stakes.floor_s(variant)
+    score = gain / cost ** (1.0 if stakes.race else variant.reach_alpha) if variant.cost else gain
     fits = seconds <= stakes.longest_s * 1.001
     if not fits.any():
         return None
@@ -177,7 +178,7 @@ def _best_bet(
         params=params,
         horizon=horizon,
         cap_s=stakes.reference_s if stakes.race and variant.cap else math.inf,
-        rate=float(gain[top] / (seconds[top] + floor_s)),
+        rate=float(gain[top] / cost[top]),
         purpose="race" if stakes.race else "reach",
         why="expected gain",
         goal=stakes.goal,
@@ -194,16 +195,15 @@ def _first_new(score: Array, candidates: Sequence[tuple[Params, float]], tried: 
 
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
-    """The first few trainings: the default recipe annealed short, rules of thumb, then points around the default."""
+    """The first few trainings: rules of thumb annealed short (else the default), then points around the default."""
     n, variant = len(curves), setting.variant
     if n >= variant.n_initial or any(c.hit for c in curves):
         return None
     share, why = variant.initial_share, "first look"
-    if variant.recipes and n == 0:
-        params, why = setting.default, "default recipe, annealed early"
-    elif variant.recipes and n <= len(setting.recipes):
-        params, recipe_share = setting.recipes[n - 1]
-        share, why = min(share, recipe_share), "rule of thumb"
+    known = setting.recipes or ((setting.default, 1.0),)
+    if variant.recipes and n < len(known):
+        params, recipe_share = known[n]
+        share, why = min(share, recipe_share), "rule of thumb" if setting.recipes else "default recipe, annealed early"
     else:
         rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
         near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)

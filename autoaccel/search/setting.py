@@ -32,23 +32,31 @@ class Variant:
     book: bool = True
     """Attempts are kept and ranked pessimistically, hits repeated; else the luckiest hit is the incumbent."""
     recipes: bool = True
-    """The default recipe and the rules of thumb come first; else random points."""
-    n_initial: int = 6
+    """The rules of thumb (the default recipe where there are none) come first; else random points."""
+    n_initial: int = 5
     """Trainings before the model decides, if none hits."""
-    initial_share: float = 0.125
+    initial_share: float = 0.1
     """Their horizon, in default trainings."""
     escalation: float = 1.6
     """While nothing hits, each further training may be this much longer."""
     step: float = 0.2
     """While nothing hits, the margin to gain over the best one seen."""
+    reach_alpha: float = 0.5
+    """While nothing hits, gain is divided by this power of the cost: by all of it, short trainings that hit one time in
+    thirty look better than the long one that hits."""
+    never: float = 10.0
+    """ERT, in default trainings, that never hitting counts as."""
+    default_hits: float = 0.7
+    """What is believed of the default recipe at its full length before anything is seen: targets are commonly what it
+    just reaches."""
     first_stop: float = 0.1
     """An initial training is stopped when it equals the best margin seen with less than this probability."""
     cost_floor: float = 0.2
     """Every race costs at least this share of the incumbent's ERT, so that many very short ones are not free."""
     stop_ratio: float = 1.0
     """A training is stopped when finishing it gains, per cost, less than this share of what starting it promised."""
-    trust: float = 2.0
-    """The model's probability of a hit counts as so many attempts."""
+    trust: float = 5.0
+    """The model's probability of a hit counts as so many attempts: a hit has raised it already."""
     most_repeats: int = 4
     repeat_share: float = 0.1
     """The incumbent is repeated while that costs less than this share of everything spent so far."""
@@ -75,6 +83,11 @@ class Setting:
     def full_s(self) -> float:
         """Predicted seconds of one full default training."""
         return self.seconds(self.default, self.unit)
+
+    @property
+    def never_s(self) -> float:
+        """Seconds that a search which never hits counts as."""
+        return self.variant.never * self.full_s
 
     def line(self, params: Params) -> tuple[float, float]:
         """Seconds of a training of these knobs: its fixed part, and for each unit of the horizon."""

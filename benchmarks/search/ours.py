@@ -40,14 +40,13 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
     "schedule": ("schedule",),
 }
 """What a knob may be called in a problem."""
+_ADAMW: Final = {"optimizer": "adamw", "schedule": "linear", "warmup": 0.1, "batch": 64}
+_SGD: Final = {"optimizer": "sgd", "momentum": 0.9, "schedule": "linear", "warmup": 0.1, "batch": 64, "decay": 5e-4}
 RECIPES: Final[tuple[tuple[dict[str, Any], float], ...]] = (
-    ({"optimizer": "adamw", "lr": 3e-3, "schedule": "linear", "warmup": 0.1, "batch": 128}, 0.33),
-    (
-        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "linear", "warmup": 0.2}
-        | {"batch": 64, "decay": 5e-4},
-        0.33,
-    ),
-    ({"optimizer": "adamw", "lr": 5e-3, "schedule": "linear", "warmup": 0.2, "batch": 64, "decay": 1e-4}, 0.33),
+    ({**_ADAMW, "lr": 1e-2}, 0.33),
+    ({**_SGD, "lr": 0.1}, 0.33),
+    ({**_ADAMW, "lr": 3e-2}, 0.33),
+    ({**_ADAMW, "lr": 3e-3}, 0.33),
 )
 """The rules of thumb of `search_spaces/minimal.toml`, in roles."""
 
@@ -63,7 +62,7 @@ class Method:
     family: str = "autoaccel"
     form: str = "ours"
     slow: bool = False
-    version: str = "2"
+    version: str = "3"
     """Raised with every change of the method, so that old studies are run again."""
 
     def run(self, bench: Bench) -> None:
@@ -88,32 +87,33 @@ OURS: Final[dict[str, Method]] = {
 
 
 class Clockwork:
-    """Seconds of a training to come: probed rates, and what first evaluations took beyond their steps."""
+    """Seconds of a training to come: probed rates, and what first evaluations took beyond, both by the knobs."""
 
     def __init__(self, bench: Bench, encoding: Encoding, knows_cost: bool) -> None:
         self._known, self._knows_cost = bench.problem.description, knows_cost
-        self._beyond: list[float] = []
+        self._starts: list[Run] = []
         rng = np.random.default_rng([bench.seed, 77])
         points = [dict(self._known.default), *encoding.params(encoding.anywhere(rng, N_PROBES - 1))]
         samples = PROBE_SHARE * self._known.full_horizon / N_PROBES
         points = points if knows_cost else points[:1]
         self._runs = [Run(p, samples, samples * bench.probe(p, samples)) for p in points]
         self._encoding = encoding
-        self._rate = Seconds(self._encoding, self._runs)
+        self._rate, self._start = Seconds(encoding, self._runs), Seconds(encoding, [])
 
     def __call__(self, params: Params, horizon: float) -> float:
         point = params if self._knows_cost else self._known.default
-        fixed = float(np.median(self._beyond)) if self._beyond else 0.0
-        return fixed + self._rate.per_sample(point) * horizon
+        start_s = self._start.per_sample(point) if self._starts else 0.0
+        return start_s + self._rate.per_sample(point) * horizon
 
     def learn(self, params: Params, points: tuple[Point, ...]) -> None:
-        """From a training: its first evaluation says what is fixed, the rest what a sample takes."""
+        """From a training: its first evaluation says what it starts with, the rest what a sample takes."""
         first, last = points[0], points[-1]
         point = params if self._knows_cost else self._known.default
-        self._beyond.append(max(0.0, first.seconds - first.samples * self._rate.per_sample(point)))
-        beyond_s = min(float(np.median(self._beyond)), 0.5 * last.seconds)
+        start_s = max(first.seconds - first.samples * self._rate.per_sample(point), 1e-3 * first.seconds)
+        self._starts.append(Run(point, 1.0, start_s))
+        self._start = Seconds(self._encoding, self._starts)
         if self._knows_cost:
-            self._runs.append(Run(params, last.samples, last.seconds - beyond_s))
+            self._runs.append(Run(params, last.samples, last.seconds - min(start_s, 0.9 * last.seconds)))
             self._rate = Seconds(self._encoding, self._runs)
 
 
@@ -133,10 +133,16 @@ def knob_of(name: str, d: BaseDistribution, parent: tuple[str, Any] | None = Non
 
 
 def recipes(known: Description) -> tuple[tuple[dict[str, Any], float], ...]:
-    """The rules of thumb in the problem's names, as far as it has such knobs."""
+    """The rules of thumb in the problem's names, as far as it has such knobs.
+
+    Where the optimizer is no knob, momentum tells which one it is: the other's learning rates are not meant for it.
+    """
     names = {role: next((n for n in options if n in known.space), None) for role, options in ROLES.items()}
     found = []
+    only = None if names["optimizer"] else "adamw" if names["momentum"] is None else "sgd"
     for recipe, share in RECIPES:
+        if only not in (None, recipe["optimizer"]):
+            continue
         params = dict(known.default)
         for role, value in recipe.items():
             name = names[role]

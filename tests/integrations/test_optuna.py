@@ -73,7 +73,7 @@ def test_a_default_is_tried_first_and_shorter() -> None:
     default = {"optimizer": "adam", "lr": 0.01, "batch": 32, "epochs": 80}
     first = study_of(default=default).ask()
     assert trainings.suggest(first) == {"optimizer": "adam", "lr": 0.01, "batch": 32}
-    assert first.suggest_int("epochs", 1, 100, log=True) == 10
+    assert first.suggest_int("epochs", 1, 100, log=True) == 8
 
 
 def test_a_condition_is_learned() -> None:

@@ -64,15 +64,15 @@ def test_the_baseline_comes_first_and_again_if_it_was_cut_off() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["hit", "missed"])
-def test_first_looks_are_short_and_begin_with_the_default_and_the_recipes(outcome: str) -> None:
+def test_first_looks_are_short_and_begin_with_the_recipes(outcome: str) -> None:
     done = [record(following([]), outcome, 1.0, 0.87 if outcome == "hit" else 0.5)]
     looks = []
-    for _ in range(6):
+    for _ in range(5):
         spec = following(done)
         assert spec.purpose == "first" and COST.predict(config_of(spec)).seconds < 0.2 * COST.predict(BASELINE).seconds
         looks.append(config_of(spec))
         done.append(record(spec, "missed", 0.1))
-    assert [c.optim.lr for c in looks[:5]] == [1e-3, 3e-3, 0.1, 5e-3, 2e-3]
+    assert [c.optim.lr for c in looks[:4]] == [1e-2, 0.1, 3e-2, 3e-3]
     assert following(done).purpose == ("race" if outcome == "hit" else "reach")
 
 
@@ -156,8 +156,8 @@ def test_a_pinned_horizon_races_under_its_cap_alone() -> None:
         spec = following(done, asked=pinned)
         assert config_of(spec).horizon.samples == 15000
         done.append(record(spec, "missed", 0.9))
-    assert spec.purpose == "race" and spec.cap_s is not None
-    assert spec.cap_s <= spec.bet["reference_s"]
+    races = [r.spec for r in done if r.spec.purpose == "race"]
+    assert races and all(spec.cap_s is not None and spec.cap_s <= spec.bet["reference_s"] for spec in races)
 
 
 @pytest.mark.parametrize("searched", ["horizon.samples", "schedule.warmup"])

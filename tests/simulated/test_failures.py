@@ -100,7 +100,9 @@ def test_a_worker_that_ignores_its_cap_is_killed(tmp_path: Path) -> None:
         plain = Problem()(spec)
         if spec.trial != 2:
             return plain
-        return replace(plain, points=tuple(replace(p, elapsed_s=200 * p.elapsed_s, value=0.1) for p in plain.points))
+        end = replace(plain.points[-1], value=0.1)
+        late = ((end.samples // 3, 10.0), (end.samples // 2, 20.0), (end.samples, 60.0))
+        return replace(plain, points=tuple(replace(end, samples=n, elapsed_s=at_s) for n, at_s in late))
 
     with driver(tmp_path, course, executor=lambda clock: Deaf(SimulatedExecutor(clock, course))) as running:
         done = run_study(running, question(parse_budget("90s or 30 trials")))
