@@ -17,11 +17,22 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-def log_ert_gain(surrogate: Surrogate, mean: Array, sd: Array, log_seconds: Array, log_reference: float) -> Array:
-    """E[max(0, log reference - log ERT)] over what is not known of the mean, by 7-node Gauss-Hermite quadrature."""
-    f = mean[:, None] + sd[:, None] * _NODES[None, :]
-    log_ert = log_seconds[:, None] - log_ndtr(f / surrogate.scales.aleatoric_sd)
-    gain: Array = np.maximum(0.0, log_reference - log_ert) @ _WEIGHTS
+def log_ert_gain(
+    surrogate: Surrogate, mean: Array, sd: Array, log_seconds: Array, log_reference: float, *, if_hit: bool = False
+) -> Array:
+    """E[max(0, log reference - log ERT)] over what is not known of the mean, by 7-node Gauss-Hermite quadrature.
+
+    Args:
+        surrogate: for the luck of a seed.
+        mean, sd: of the expected margin at the end, shape (n,).
+        log_seconds: of the whole training, shape (n,).
+        log_reference: the ERT to beat.
+        if_hit: gained by a hit alone: while there is nothing to answer with, a configuration that is good but missed
+            is not yet worth anything.
+    """
+    f = (mean[:, None] + sd[:, None] * _NODES[None, :]) / surrogate.scales.aleatoric_sd
+    beaten = np.maximum(0.0, log_reference - log_seconds[:, None] + log_ndtr(f))
+    gain: Array = (beaten * ndtr(f) if if_hit else beaten) @ _WEIGHTS
     return gain
 
 

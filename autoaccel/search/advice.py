@@ -42,6 +42,8 @@ would be cut before its last evaluation as often as not."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
+_ROOM = 2.0
+"""While nothing hits, a training may at least be so many times as long as the shortest one that there is."""
 _FEW = 40
 """The best candidates among which one is looked for that was not trained yet."""
 _SURE = 1.3
@@ -94,7 +96,8 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
     total_s = max(setting.seconds(running.params, running.horizon), running.seconds)
     remaining_s = max(total_s - running.seconds, 0.02 * total_s)
     off, log_s = np.array([mean - proposal.goal]), np.array([math.log(total_s)])
-    gain = log_ert_gain(surrogate, off, np.array([sd]), log_s, math.log(proposal.reference_s))[0]
+    log_reference, reach = math.log(proposal.reference_s), proposal.purpose == "reach"
+    gain = log_ert_gain(surrogate, off, np.array([sd]), log_s, log_reference, if_hit=reach)[0]
     floor_s = variant.cost_floor * proposal.reference_s if proposal.purpose == "race" else 0.0
     return bool(gain / (remaining_s + floor_s) < variant.stop_ratio * proposal.rate)
 
@@ -122,6 +125,8 @@ class _Stakes:
 
     reference_s: float
     longest_s: float
+    most_s: float
+    """How long it may be if nothing fits into that."""
     goal: float
     race: bool
     tried: frozenset[tuple[Any, ...]]
@@ -135,14 +140,15 @@ class _Stakes:
     def of(cls, setting: Setting, curves: Sequence[Curve], best: Entry | None, left_s: float) -> _Stakes:
         tried = frozenset(key(c.params, c.horizon) for c in curves)
         if best is not None:
-            return cls(best.ert_s, min(best.ert_s, left_s), 0.0, True, tried)
+            longest_s = min(best.ert_s, left_s)
+            return cls(best.ert_s, longest_s, longest_s, 0.0, True, tried)
         # Nothing hits yet: a step beyond the best margin seen is the goal, so that there is something to climb, and the
         # longest training grows with what was tried in vain.
         n_more = max(0, len(curves) - setting.variant.n_initial)
         grown = setting.variant.initial_share * setting.variant.escalation ** min(n_more, 50)
         longest_s = min(left_s, setting.full_s * min(grown, setting.horizon.high / setting.unit))
         goal = min(0.0, _best_margin(curves) + setting.variant.step)
-        return cls(setting.never_s, longest_s, goal, False, tried)
+        return cls(setting.never_s, longest_s, left_s, goal, False, tried)
 
 
 def _best_margin(curves: Sequence[Curve]) -> float:
@@ -157,16 +163,19 @@ def _best_bet(
     ladder = _LADDER if variant.horizon else _LADDER[:1]
     fixed_s, slope_s = np.array([setting.line(p) for p in points]).T[:, :, None]
     low, high = setting.horizon.low, setting.horizon.high
-    horizons = np.clip((stakes.longest_s * ladder[None, :] - fixed_s) / slope_s, low, high)
+    shortest_s = float((fixed_s + low * slope_s).min())
+    longest_s = max(stakes.longest_s, min(_ROOM * shortest_s, stakes.most_s))
+    horizons = np.clip((longest_s * ladder[None, :] - fixed_s) / slope_s, low, high)
     if setting.horizon.integer:
         horizons = np.floor(horizons)
     seconds, horizons = (fixed_s + horizons * slope_s).ravel(), horizons.ravel()
     rows = np.repeat(models.encoding.rows(places), len(ladder), axis=0)
     mean, sd = surrogate.predict(rows, horizons)
-    gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), math.log(stakes.reference_s))
+    log_reference = math.log(stakes.reference_s)
+    gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), log_reference, if_hit=not stakes.race)
     cost = seconds + stakes.floor_s(variant)
     score = gain / cost ** (1.0 if stakes.race else variant.reach_alpha) if variant.cost else gain
-    fits = seconds <= stakes.longest_s * 1.001
+    fits = seconds <= longest_s * 1.001
     if not fits.any():
         return None
     if not (gain[fits] > 1e-12).any():  # hopeless everywhere: the least hopeless

@@ -62,7 +62,7 @@ class Method:
     family: str = "autoaccel"
     form: str = "ours"
     slow: bool = False
-    version: str = "3"
+    version: str = "4"
     """Raised with every change of the method, so that old studies are run again."""
 
     def run(self, bench: Bench) -> None:

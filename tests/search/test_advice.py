@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
+from autoaccel.search.acquisition import log_ert_gain
 from autoaccel.search.advice import Models, Proposal, Setting, Variant, answer, book, incumbent, propose, should_stop
 from autoaccel.search.book import deterministic
 from autoaccel.search.evidence import Curve, bent
@@ -118,6 +120,41 @@ def test_horizons_grow_while_nothing_hits() -> None:
     durations = [seconds(p.params, p.horizon) for p in proposals]
     assert max(durations[:6]) < 0.2 * known.full_s
     assert max(durations[6:]) > 1.0 * known.full_s
+
+
+def test_trainings_that_are_slow_to_start_do_not_end_the_reach() -> None:
+    """The shortest training takes longer than a first look should: the budget is there to be used all the same."""
+
+    def slow_start(params: object, horizon: float) -> float:
+        return 5.0 + seconds(params, horizon)
+
+    known = replace(setting(), seconds=slow_start)
+    curves = [Curve(DEFAULT, 10.0, (10.0,), (-2.0,), 5.0, "missed")] * 6
+    proposal = propose(known, Models(known), curves, 30.0)
+    assert proposal is not None and proposal.purpose == "reach"
+    assert (
+        5.0 < slow_start(proposal.params, proposal.horizon) <= 2.0 * slow_start({**DEFAULT, "batch": 512}, 10.0) * 1.001
+    )
+    assert propose(known, Models(known), curves, 5.0) is None
+
+
+def test_before_the_first_hit_a_long_training_that_hits_is_worth_more_than_short_ones_that_rarely_do() -> None:
+    known = setting()
+    model = Models(known).of([])
+    mean = model.scales.aleatoric_sd * np.array([-1.5, 1.5])  # hits 7 % and 93 % of the time
+    log_s, sd = np.log([0.2, 1.0]), np.array([1e-6, 1e-6])
+    if_known = log_ert_gain(model, mean, sd, log_s, math.log(10.0))
+    if_hit = log_ert_gain(model, mean, sd, log_s, math.log(10.0), if_hit=True)
+    assert if_known[0] / 0.2 > if_known[1] / 1.0 and if_hit[0] / 0.2 < if_hit[1] / 1.0
+    assert if_hit == pytest.approx(if_known * ndtr([-1.5, 1.5]), rel=1e-3)
+
+
+def test_the_rules_of_thumb_come_first_and_without_any_the_default() -> None:
+    rule = {"optim": "sgd", "lr": 0.3, "batch": 64, "momentum": 0.9}
+    for known, first in ((setting(), DEFAULT), (replace(setting(), recipes=((rule, 0.33),)), rule)):
+        proposal = propose(known, Models(known), [], 100.0)
+        assert proposal is not None and proposal.params == first and proposal.purpose == "first"
+        assert seconds(first, proposal.horizon) == pytest.approx(0.1 * known.full_s, rel=0.01)
 
 
 def test_nothing_is_proposed_that_does_not_fit() -> None:
