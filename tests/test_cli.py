@@ -6,6 +6,8 @@ Real runs are in `test_cli_runs.py`.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,13 @@ def test_the_options_are_these() -> None:
 def test_every_verb_has_help(verb: str) -> None:
     code, out, _ = run(*filter(None, [verb]), "--help")
     assert code == 0 and "Usage:" in out
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "autoaccel", "tune", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "--use-all-budget" in done.stdout
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
