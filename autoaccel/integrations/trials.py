@@ -26,7 +26,7 @@ HORIZON = " horizon"
 """Path of the horizon's knob; no parameter is called so."""
 PROPOSAL = "time_to_target:proposal"
 """System attribute of a trial: what it was started for, as JSON."""
-FIRST_SHARE = 0.1
+FIRST_SHARE = Variant.initial_share
 """Length of the first trainings, as a share of a full one."""
 _FLOOR = 0.05
 """Errors are counted from a little above zero, so that the last of them do not stretch the scale without end."""
@@ -316,7 +316,7 @@ class StudyView:
             recipes=(),
             seconds=lambda params, steps: self._seconds(params, steps),
             seed=self._seed,
-            variant=Variant(horizon=False, initial_share=1.0) if fixed else Variant(initial_share=FIRST_SHARE),
+            variant=Variant(horizon=False, initial_share=1.0) if fixed else Variant(),
         )
         self._models = Models(self.setting)
         self._seconds = Seconds(self._models.encoding, [])

@@ -1,8 +1,9 @@
 """What to train next: the most expected improvement of log ERT per cost, over knobs and horizon.
 
 ERT = time of an attempt / P(hit). The time is known before a trial (step cost); only the outcome is modelled. The
-expectation is over what is not known of the mean, never over the luck of a seed, so that a lottery ticket gains nothing
-(SEARCH.md section 3). Must not know records, executors or budgets other than the seconds left.
+expectation is over what is not known of the mean; the luck of a seed enters through ERT, and once more while nothing
+hits (`if_hit`), so that a lottery ticket gains little (SEARCH.md section 3). Must not know records, executors or
+budgets other than the seconds left.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The decisions of the search from what was seen: what to train next, when to stop a training, what to answer.
 
-Pure functions of curves. Reach (nothing hits yet) and race (beat the incumbent) are one rule: the most expected
-improvement of log ERT per cost (see `acquisition`). Must not know records, executors or clocks.
+Pure functions of curves. Reach (nothing hits yet) and race (beat the incumbent) are one rule, the most expected
+improvement of log ERT per cost (see `acquisition`); in reach it counts as often as it hits, per root of the cost,
+against never hitting. Must not know records, executors or clocks.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
     off, log_s = np.array([mean - proposal.goal]), np.array([math.log(total_s)])
     log_reference, reach = math.log(proposal.reference_s), proposal.purpose == "reach"
     gain = log_ert_gain(surrogate, off, np.array([sd]), log_s, log_reference, if_hit=reach)[0]
-    floor_s = variant.cost_floor * proposal.reference_s if proposal.purpose == "race" else 0.0
+    floor_s = variant.floor_s(proposal.reference_s) if proposal.purpose == "race" else 0.0
     return bool(gain / (remaining_s + floor_s) < variant.stop_ratio * proposal.rate)
 
 
@@ -126,15 +127,11 @@ class _Stakes:
     reference_s: float
     longest_s: float
     most_s: float
-    """How long it may be if nothing fits into that."""
+    """How long it may be where hardly anything fits into that."""
     goal: float
     race: bool
     tried: frozenset[tuple[Any, ...]]
     """Configurations that were trained; a repeat of one is another decision."""
-
-    def floor_s(self, variant: Variant) -> float:
-        """What every training costs beside its own time."""
-        return variant.cost_floor * self.reference_s if self.race else 0.0
 
     @classmethod
     def of(cls, setting: Setting, curves: Sequence[Curve], best: Entry | None, left_s: float) -> _Stakes:
@@ -173,7 +170,7 @@ def _best_bet(
     mean, sd = surrogate.predict(rows, horizons)
     log_reference = math.log(stakes.reference_s)
     gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), log_reference, if_hit=not stakes.race)
-    cost = seconds + stakes.floor_s(variant)
+    cost = seconds + (variant.floor_s(stakes.reference_s) if stakes.race else 0.0)
     score = gain / cost ** (1.0 if stakes.race else variant.reach_alpha) if variant.cost else gain
     fits = seconds <= longest_s * 1.001
     if not fits.any():
@@ -199,7 +196,7 @@ def _best_bet(
 def _first_new(score: Array, candidates: Sequence[tuple[Params, float]], tried: frozenset[tuple[Any, ...]]) -> int:
     """The best score that is no configuration which was trained already, among the best few."""
     order = np.argsort(-score, kind="stable")[:_FEW]
-    new = (i for i in order if key(*candidates[i]) not in tried)
+    new = (i for i in order if np.isfinite(score[i]) and key(*candidates[i]) not in tried)
     return int(next(new, order[0]))
 
 
@@ -209,10 +206,9 @@ def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: fl
     if n >= variant.n_initial or any(c.hit for c in curves):
         return None
     share, why = variant.initial_share, "first look"
-    known = setting.recipes or ((setting.default, 1.0),)
+    known = setting.recipes or (setting.default,)
     if variant.recipes and n < len(known):
-        params, recipe_share = known[n]
-        share, why = min(share, recipe_share), "rule of thumb" if setting.recipes else "default recipe, annealed early"
+        params, why = known[n], "rule of thumb" if setting.recipes else "default recipe, annealed early"
     else:
         rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
         near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
@@ -247,7 +243,7 @@ def _candidates(models: Models, curves: Sequence[Curve], entries: Sequence[Entry
     found = [encoding.anywhere(rng, _N_RANDOM), centers]
     found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, 0.35))
     if models.setting.variant.recipes:
-        known = encoding.places([models.setting.default, *(params for params, _ in models.setting.recipes)])
+        known = encoding.places([models.setting.default, *models.setting.recipes])
         default = np.repeat(known[:1], _N_DEFAULT, axis=0)
         found += [known, encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7)]
     return np.concatenate(found)

@@ -18,7 +18,7 @@ from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
 from autoaccel.search.setting import Setting
-from autoaccel.search.surrogate import Surrogate
+from autoaccel.search.surrogate import Surrogate, on_one_thread
 
 _LADDER = np.geomspace(0.35, 8.0, 34)
 """Horizons of either side, as multiples of the answer's: each knob is judged at its own best one. In steps of a tenth:
@@ -97,6 +97,7 @@ def _put_back(models: Models, tuned: Mapping[str, Any], path: str, default: Mapp
     return models.encoding.params(models.encoding.places([point]))[0]
 
 
+@on_one_thread
 def _ratio(
     setting: Setting, surrogate: Surrogate, pair: tuple[Mapping[str, Any], Mapping[str, Any]], horizon: float, path: str
 ) -> tuple[float, float, float]:

@@ -87,7 +87,7 @@ class Knowledge:
         self, records: Sequence[TrialRecord], running: Sequence[TrialRecord], left_s: float
     ) -> Proposal | None:
         """The next training; see `advice.propose`."""
-        known, setting = self._evidence(records), self.setting(records)
+        known, setting = self._evidence(records, running), self.setting(records)
         beside = [curve_of(self.question, self._setting, r) for r in running]
         proven = self._best_of_past(setting, known, beside, left_s) if known.past else None
         return proven or advice.propose(setting, known.models, known.curves, left_s, beside)
@@ -173,12 +173,13 @@ class Knowledge:
         slope = max(_LEAST_SLOPE, float(mean[1] - mean[0]) / math.log(2))
         return min(_MOST_STRETCH, math.exp(max(0.0, missing) / slope))
 
-    def _evidence(self, records: Sequence[TrialRecord]) -> _Known:
+    def _evidence(self, records: Sequence[TrialRecord], running: Sequence[TrialRecord] = ()) -> _Known:
         """What to decide from. With no past, until a first look hits or all are taken, the baseline, which is a full
         training and no look, does not count: they are judged among themselves, by a model of their own."""
         searched = _searched(records)
         looks = [r for r in searched if r.spec.purpose != "baseline"]
-        early = len(looks) < self._setting.variant.n_initial and not any(r.hit for r in looks)
+        n_looks = len(looks) + sum(r.spec.purpose != "baseline" for r in running)
+        early = n_looks < self._setting.variant.n_initial and not any(r.hit for r in looks)
         if early and not self._past:
             return _Known(self._models_of("early"), [], self._all(looks))
         return self._known(records, self._all(searched))

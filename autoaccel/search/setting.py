@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class Variant:
     censored: bool = True
     """Trainings are stopped when the rest is worth less than another one, and what they showed is used."""
     cost: bool = True
-    """Gain is divided by cost."""
+    """Gain is divided by cost (by its root while nothing hits: `reach_alpha`)."""
     book: bool = True
     """Attempts are kept and ranked pessimistically, hits repeated; else the luckiest hit is the incumbent."""
     recipes: bool = True
@@ -61,6 +61,10 @@ class Variant:
     repeat_share: float = 0.1
     """The incumbent is repeated while that costs less than this share of everything spent so far."""
 
+    def floor_s(self, reference_s: float) -> float:
+        """What a race costs beside its own time."""
+        return self.cost_floor * reference_s
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,8 +76,8 @@ class Setting:
     unit: float
     """Horizon of one full default training."""
     default: Params
-    recipes: tuple[tuple[Params, float], ...]
-    """Rule-of-thumb points, each with its horizon as a multiple of `unit`."""
+    recipes: tuple[Params, ...]
+    """Rule-of-thumb points, tried in this order."""
     seconds: Callable[[Params, float], float]
     """Predicted duration of a training of these knobs to this horizon (step cost); linear in the horizon."""
     seed: int = 0
@@ -100,6 +104,11 @@ class Setting:
         return self.horizon.clip((seconds - fixed_s) / slope_s)
 
 
+def distinct(points: Sequence[Params]) -> tuple[Params, ...]:
+    """Points without their repetitions: recipes that differ in nothing that is searched are one."""
+    return tuple(p for i, p in enumerate(points) if p not in points[:i])
+
+
 @dataclass(frozen=True)
 class Proposal:
     """The next training."""
@@ -108,7 +117,7 @@ class Proposal:
     horizon: float
     cap_s: float
     rate: float
-    """Expected gain per cost when it was chosen: what a running training is measured against."""
+    """Expected gain per second when it was chosen: what finishing it is measured against, second for second."""
     purpose: str
     """first, reach, race or repeat."""
     why: str
@@ -117,4 +126,4 @@ class Proposal:
     reference_s: float = math.inf
     """The ERT to beat."""
     gain: float = 0.0
-    """Expected improvement of log ERT by this training."""
+    """Expected improvement of log ERT by this training; while nothing hits, of a hit at `goal` over never hitting."""

@@ -100,7 +100,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _on_one_thread(compute: Callable[P, R]) -> Callable[P, R]:
+def on_one_thread(compute: Callable[P, R]) -> Callable[P, R]:
     """Keeps BLAS to one thread: matrices are small, and other cores are training (5 times faster on 2 busy cores)."""
 
     @wraps(compute)
@@ -114,7 +114,7 @@ def _on_one_thread(compute: Callable[P, R]) -> Callable[P, R]:
 class Surrogate:
     """The model, conditioned on curves. Values in, values out; nothing changes after construction."""
 
-    @_on_one_thread
+    @on_one_thread
     def __init__(self, encoding: Encoding, unit: float, curves: Sequence[Curve], scales: Scales | None = None) -> None:
         """Args:
         encoding: of the space.
@@ -138,7 +138,7 @@ class Surrogate:
         """Encoded points, shape (n, columns)."""
         return np.array([self.encoding.row(p) for p in params], dtype=float).reshape(len(params), -1)
 
-    @_on_one_thread
+    @on_one_thread
     def predict(self, rows: Array, samples: Array, share: Array | None = None) -> tuple[Array, Array]:
         """Mean and standard deviation of the expected margin (seeds averaged out) of new trainings.
 
@@ -160,7 +160,7 @@ class Surrogate:
         variance = variance - (solve_triangular(self._factor, cross.T, lower=True, check_finite=False) ** 2).sum(axis=0)
         return mean, np.sqrt(np.maximum(variance, 1e-10))
 
-    @_on_one_thread
+    @on_one_thread
     def joint(self, rows: Array, samples: Array) -> tuple[Array, Array]:
         """Mean and covariance of the expected margins of several trainings at their horizons."""
         new = Points(
@@ -173,7 +173,7 @@ class Surrogate:
         half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         return mean + cross @ self._alpha, covariance - half.T @ half
 
-    @_on_one_thread
+    @on_one_thread
     def continued(self, curve: Curve) -> tuple[float, float]:
         """Mean and standard deviation of a running training's margin at its horizon, luck included.
 
@@ -279,7 +279,7 @@ def _same_training(a: Points, b: Points) -> Array:
     return np.where(same, fading, 0.0)
 
 
-@_on_one_thread
+@on_one_thread
 def fit_scales(encoding: Encoding, unit: float, curves: Sequence[Curve], start: Scales | None = None) -> Scales:
     """Hyperparameters by maximum a posteriori (L-BFGS on the logs with analytic gradients)."""
     points, margins = gather(encoding, unit, curves, _FIT_POINTS)

@@ -15,7 +15,7 @@ from autoaccel.cost.step_cost import READS
 from autoaccel.search.attempts import shortfall
 from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.question import HORIZON, Question, config_at, predict, with_horizon
-from autoaccel.search.setting import Proposal, Setting
+from autoaccel.search.setting import Proposal, Setting, distinct
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
 from autoaccel.trial import FAILURES, Ended, Report, TrialRecord, TrialSpec
@@ -35,13 +35,13 @@ def setting_of(question: Question) -> Setting:
     if not knobs:  # the model needs one: any setting, with a choice of one
         knobs = (Knob(path="optim.name", choices=(space.fixed.get("optim.name", baseline.optim.name),)),)
     inner = replace(space, knobs=knobs, fixed={p: v for p, v in space.fixed.items() if p != HORIZON})
-    recipes = tuple((point_of(inner, {**to_params(baseline), **r.params}), r.horizon) for r in space.recipes)
+    recipes = [point_of(inner, {**to_params(baseline), **r.params}) for r in space.recipes]
     return Setting(
         space=inner,
         horizon=knob,
         unit=float(baseline.horizon.samples),
         default=point_of(inner, to_params(baseline)),
-        recipes=recipes,
+        recipes=distinct(recipes),
         seconds=_pricing(question),
         seed=question.seed,
     )

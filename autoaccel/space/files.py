@@ -27,7 +27,7 @@ _KNOB_KEYS: dict[str, Any] = {
     "unit": str,
     "when": dict,
 }
-_RECIPE_KEYS: dict[str, Any] = {"name": str, "source": str, "horizon": _NUMBER, "params": dict}
+_RECIPE_KEYS: dict[str, Any] = {"name": str, "source": str, "params": dict}
 _TYPE_NAMES = {list: "a list", str: "text", _NUMBER: "a number", bool: "true or false", dict: "a table"}
 
 
@@ -114,10 +114,8 @@ def _checked_recipe(entry: dict[str, Any]) -> Recipe:
     missing = [key for key in _RECIPE_KEYS if key not in entry]
     if missing:
         raise UsageError(f"missing {', '.join(missing)}", "Add them.")
-    if not 0 < entry["horizon"] < 1000:
-        raise UsageError(f"horizon {entry['horizon']:g}", "Give multiples of the baseline's horizon, above zero.")
     with_params(TrainerConfig(), entry["params"])
-    return Recipe(entry["name"], entry["source"], float(entry["horizon"]), entry["params"])
+    return Recipe(entry["name"], entry["source"], entry["params"])
 
 
 def _check_keys(entry: Any, known: dict[str, Any]) -> None:

@@ -16,11 +16,10 @@ from autoaccel.space.knobs import Knob
 
 @dataclass(frozen=True)
 class Recipe:
-    """A starting point from a rule of thumb; `horizon` is in multiples of the baseline's."""
+    """A starting point from a rule of thumb."""
 
     name: str
     source: str
-    horizon: float
     params: Params
 
 

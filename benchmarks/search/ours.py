@@ -20,6 +20,7 @@ from autoaccel.search.advice import Models, Proposal, Setting, Variant
 from autoaccel.search.encoding import Encoding
 from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.seconds import Run, Seconds
+from autoaccel.search.setting import distinct
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
 from benchmarks.search.bench import Bench, BudgetSpent, Trial
@@ -42,11 +43,11 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 """What a knob may be called in a problem."""
 _ADAMW: Final = {"optimizer": "adamw", "schedule": "linear", "warmup": 0.1, "batch": 64}
 _SGD: Final = {"optimizer": "sgd", "momentum": 0.9, "schedule": "linear", "warmup": 0.1, "batch": 64, "decay": 5e-4}
-RECIPES: Final[tuple[tuple[dict[str, Any], float], ...]] = (
-    ({**_ADAMW, "lr": 1e-2}, 0.33),
-    ({**_SGD, "lr": 0.1}, 0.33),
-    ({**_ADAMW, "lr": 3e-2}, 0.33),
-    ({**_ADAMW, "lr": 3e-3}, 0.33),
+RECIPES: Final[tuple[dict[str, Any], ...]] = (
+    {**_ADAMW, "lr": 1e-2},
+    {**_SGD, "lr": 0.1},
+    {**_ADAMW, "lr": 3e-2},
+    {**_ADAMW, "lr": 3e-3},
 )
 """The rules of thumb of `search_spaces/minimal.toml`, in roles."""
 
@@ -132,7 +133,7 @@ def knob_of(name: str, d: BaseDistribution, parent: tuple[str, Any] | None = Non
     return Knob(path=name, low=d.low, high=d.high, log=d.log, integer=isinstance(d, IntDistribution), when=when)
 
 
-def recipes(known: Description) -> tuple[tuple[dict[str, Any], float], ...]:
+def recipes(known: Description) -> tuple[Params, ...]:
     """The rules of thumb in the problem's names, as far as it has such knobs.
 
     Where the optimizer is no knob, momentum tells which one it is: the other's learning rates are not meant for it.
@@ -140,7 +141,7 @@ def recipes(known: Description) -> tuple[tuple[dict[str, Any], float], ...]:
     names = {role: next((n for n in options if n in known.space), None) for role, options in ROLES.items()}
     found = []
     only = None if names["optimizer"] else "adamw" if names["momentum"] is None else "sgd"
-    for recipe, share in RECIPES:
+    for recipe in RECIPES:
         if only not in (None, recipe["optimizer"]):
             continue
         params = dict(known.default)
@@ -149,8 +150,8 @@ def recipes(known: Description) -> tuple[tuple[dict[str, Any], float], ...]:
             knob = knob_of(name, known.space[name]) if name is not None else None
             if knob is not None and (knob.is_numeric or value in knob.choices):
                 params[knob.path] = knob.clip(value) if knob.is_numeric else value
-        found.append((params, share))
-    return tuple(found)
+        found.append(params)
+    return distinct(found)
 
 
 def margin(known: Description, value: float) -> float:

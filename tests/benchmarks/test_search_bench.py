@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
+from autoaccel.space.files import load_space
 from benchmarks.search.bench import FRESH_SEEDS, Bench, BudgetSpent, Trial
+from benchmarks.search.ours import RECIPES
 from benchmarks.search.problem import Description, Params, Point, Problem
 
 
@@ -125,3 +127,16 @@ def test_seeds_differ_between_trials_and_studies_and_are_never_fresh() -> None:
             bench.run({"slope": 0.2, "pace": 1.0}, 100)
     assert len(set(problem.seeds)) == 6
     assert max(problem.seeds) < FRESH_SEEDS
+
+
+def test_the_rules_of_thumb_are_those_of_the_product() -> None:
+    paths = {
+        "optimizer": "optim.name",
+        "lr": "optim.lr",
+        "decay": "optim.weight_decay",
+        "schedule": "schedule.name",
+        "warmup": "schedule.warmup",
+        "batch": "batch.size",
+    }
+    ours_are = [{paths[role]: value for role, value in recipe.items() if role in paths} for recipe in RECIPES]
+    assert ours_are == [dict(recipe.params) for recipe in load_space("minimal").recipes]

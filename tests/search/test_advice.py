@@ -151,7 +151,7 @@ def test_before_the_first_hit_a_long_training_that_hits_is_worth_more_than_short
 
 def test_the_rules_of_thumb_come_first_and_without_any_the_default() -> None:
     rule = {"optim": "sgd", "lr": 0.3, "batch": 64, "momentum": 0.9}
-    for known, first in ((setting(), DEFAULT), (replace(setting(), recipes=((rule, 0.33),)), rule)):
+    for known, first in ((setting(), DEFAULT), (replace(setting(), recipes=(rule,)), rule)):
         proposal = propose(known, Models(known), [], 100.0)
         assert proposal is not None and proposal.params == first and proposal.purpose == "first"
         assert seconds(first, proposal.horizon) == pytest.approx(0.1 * known.full_s, rel=0.01)

@@ -73,7 +73,24 @@ def test_first_looks_are_short_and_begin_with_the_recipes(outcome: str) -> None:
         looks.append(config_of(spec))
         done.append(record(spec, "missed", 0.1))
     assert [c.optim.lr for c in looks[:4]] == [1e-2, 0.1, 3e-2, 3e-3]
+    assert [r.spec.note for r in done[1:]] == ["rule of thumb"] * 4 + ["first look"]
     assert following(done).purpose == ("race" if outcome == "hit" else "reach")
+
+
+def test_recipes_that_differ_in_nothing_that_is_searched_are_tried_once() -> None:
+    pinned = replace(ASKED, space=ASKED.space.fix({"optim.lr": 2e-3}, "pinned"))
+    points = setting_of(pinned).recipes
+    assert len(pinned.space.recipes) == 4 and [p["optim.name"] for p in points] == ["adamw", "sgd"]
+
+
+def test_while_the_last_look_runs_the_next_trial_already_races_the_baseline() -> None:
+    done = baseline_hit()
+    for _ in range(4):
+        done.append(record(following(done), "missed", 0.1))
+    last = following(done)
+    assert last.purpose == "first"
+    beside = Knowledge(ASKED).proposal(done, [as_running(last, [])], 50.0)
+    assert beside is not None and beside.purpose in ("race", "repeat") and beside.reference_s < 2.0
 
 
 def test_a_look_that_hits_ends_the_looks_and_is_raced() -> None:

@@ -29,8 +29,8 @@ SMALL = Space(
         Knob(path="batch.size", low=16, high=512, log=True, integer=True),
     ),
     (
-        Recipe("a", "x", 1.0, {"optim.name": "adamw", "optim.lr": 0.01}),
-        Recipe("s", "x", 1.0, {"optim.name": "sgd", "optim.lr": 0.1}),
+        Recipe("a", "x", {"optim.name": "adamw", "optim.lr": 0.01}),
+        Recipe("s", "x", {"optim.name": "sgd", "optim.lr": 0.1}),
     ),
 )
 
