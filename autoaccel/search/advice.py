@@ -213,7 +213,9 @@ def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: fl
         rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
         near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
         params = encoding.params(near if variant.recipes else encoding.anywhere(rng, 1))[0]
-    horizon = setting.horizon_for(params, min(share * setting.full_s, left_s))
+    # What a training starts with is paid in any case, so it comes on top of the look itself.
+    fixed_s, _ = setting.line(params)
+    horizon = setting.horizon_for(params, min(fixed_s + share * setting.full_s, left_s))
     return Proposal(params, horizon, math.inf, 0.0, "first", why)
 
 

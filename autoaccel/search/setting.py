@@ -53,7 +53,7 @@ class Variant:
     """An initial training is stopped when it equals the best margin seen with less than this probability."""
     cost_floor: float = 0.2
     """Every race costs at least this share of the incumbent's ERT, so that many very short ones are not free."""
-    stop_ratio: float = 1.0
+    stop_ratio: float = 0.5
     """A training is stopped when finishing it gains, per cost, less than this share of what starting it promised."""
     trust: float = 5.0
     """The model's probability of a hit counts as so many attempts: a hit has raised it already."""

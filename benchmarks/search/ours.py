@@ -63,7 +63,7 @@ class Method:
     family: str = "autoaccel"
     form: str = "ours"
     slow: bool = False
-    version: str = "4"
+    version: str = "5"
     """Raised with every change of the method, so that old studies are run again."""
 
     def run(self, bench: Bench) -> None:
@@ -107,15 +107,18 @@ class Clockwork:
         return start_s + self._rate.per_sample(point) * horizon
 
     def learn(self, params: Params, points: tuple[Point, ...]) -> None:
-        """From a training: its first evaluation says what it starts with, the rest what a sample takes."""
+        """From a training: what its samples took after its first evaluation, and what it started with before.
+
+        A single evaluation cannot tell them apart; the rate predicted for it does.
+        """
         first, last = points[0], points[-1]
         point = params if self._knows_cost else self._known.default
-        start_s = max(first.seconds - first.samples * self._rate.per_sample(point), 1e-3 * first.seconds)
-        self._starts.append(Run(point, 1.0, start_s))
-        self._start = Seconds(self._encoding, self._starts)
-        if self._knows_cost:
-            self._runs.append(Run(params, last.samples, last.seconds - min(start_s, 0.9 * last.seconds)))
+        if self._knows_cost and last.samples > first.samples and last.seconds > first.seconds:
+            self._runs.append(Run(params, last.samples - first.samples, last.seconds - first.seconds))
             self._rate = Seconds(self._encoding, self._runs)
+        start_s = first.seconds - first.samples * self._rate.per_sample(point)
+        self._starts.append(Run(point, 1.0, max(start_s, 1e-3 * first.seconds)))
+        self._start = Seconds(self._encoding, self._starts)
 
 
 def space_of(known: Description) -> Space:

@@ -97,13 +97,12 @@ def test_a_resumed_study_decides_as_it_would_have(tmp_path: Path) -> None:
     again = started_from(study(folder(tmp_path, "before"), Problem(), question(BUDGET, seed=1)), asked)
     whole = study(folder(tmp_path, "whole"), Problem(), again)
     where = folder(tmp_path, "killed")
-    with driver(where, Problem(), stop_after=9) as first:
+    with driver(where, Problem(), stop_after=6) as first:
         run_study(first, again)
     with driver(where, Problem(), began_at_s=50.0) as second:
         done = run_study(second, again)
-    n_searched = sum(r.spec.purpose in SEARCHING for r in whole)
-    n = min(n_searched - 3, 12)
-    assert n > 9 and decisions(done)[:9] == decisions(whole)[:9]
+    assert sum(r.spec.purpose in SEARCHING for r in whole) >= 9
+    assert decisions(done)[:9] == decisions(whole)[:9]
 
 
 PROFILE = HardwareProfile(
