@@ -11,34 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoaccel.api import TrainResult, TuneResult, train, tune
     from autoaccel.budget import Budget
-    from autoaccel.config import (
-        Batch,
-        Data,
-        Evaluate,
-        Horizon,
-        Optim,
-        Precision,
-        Regularize,
-        Schedule,
-        TrainerConfig,
-        load_config,
-    )
+    from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
+    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
 _HOME = {
     "AutoaccelError": "errors",
-    "Batch": "config",
+    "Batch": "sections",
     "Budget": "budget",
-    "Data": "config",
-    "Evaluate": "config",
-    "Horizon": "config",
-    "Optim": "config",
-    "Precision": "config",
-    "Regularize": "config",
-    "Schedule": "config",
+    "Data": "sections",
+    "Evaluate": "sections",
+    "Horizon": "sections",
+    "Optim": "sections",
+    "Precision": "sections",
+    "Regularize": "sections",
+    "Schedule": "sections",
     "Target": "trial",
     "Task": "tasks.base",
     "TimeToTargetPruner": "integrations.optuna",

@@ -1,22 +1,22 @@
 """TrainerConfig: one point of the search, everything the trainer reads, and the product's output.
 
-Frozen nested sections; a knob's dotted path is the field's place here (`optim.lr`). Reads and writes the versioned
-config file. Must not know torch, the search or the task's data; every field here has an effect in the trainer.
+Its fields are the sections of `sections`; a knob's dotted path is the field's place here (`optim.lr`). Reads and writes
+the versioned config file. Must not know torch, the search or the task's data.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
+from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule, check
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -24,128 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 Params = dict[str, Any]
-
-
-def _check(ok: bool, path: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise UsageError(f"config.{path}: {value!r} is not {allowed}", f"Set {path} to {allowed}.")
-
-
-def _positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """How many samples make one optimizer step, and in how many pieces their gradient is computed."""
-
-    size: int = 128
-    """Effective batch: samples per optimizer step."""
-    accumulation: int = 1
-    """Micro-batches per step, of equal size up to one sample. The gradient is exact."""
-
-    def __post_init__(self) -> None:
-        _check(_positive_int(self.size), "batch.size", self.size, "a whole number >= 1")
-        ok = _positive_int(self.accumulation) and self.accumulation <= self.size
-        _check(ok, "batch.accumulation", self.accumulation, f"a whole number from 1 to batch.size ({self.size})")
-
-    @property
-    def micro(self) -> int:
-        """Samples in the largest micro-batch."""
-        return math.ceil(self.size / self.accumulation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Precision:
-    """Arithmetic of forward and backward; weights and optimizer state stay fp32."""
-
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs forward and backward under autocast."""
-
-    def __post_init__(self) -> None:
-        _check(self.dtype in ("fp32", "bf16"), "precision.dtype", self.dtype, "'fp32' or 'bf16'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """The optimizer and its constants."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    """adamw: decoupled weight decay (arXiv 1711.05101); sgd: with Nesterov momentum."""
-    lr: float = 1e-3
-    """Peak learning rate, reached after the warm-up."""
-    weight_decay: float = 0.0
-    """Decay of the weights per step, times the learning rate; biases and norms are exempt."""
-    momentum: float = 0.9
-    """Nesterov momentum of sgd; first beta of adamw."""
-
-    def __post_init__(self) -> None:
-        _check(self.name in ("adamw", "sgd"), "optim.name", self.name, "'adamw' or 'sgd'")
-        _check(0 < self.lr < math.inf, "optim.lr", self.lr, "a finite number > 0")
-        _check(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "a finite number >= 0")
-        _check(0 < self.momentum < 1, "optim.momentum", self.momentum, "between 0 and 1, exclusive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The learning rate as a function of progress through the horizon."""
-
-    name: Literal["linear", "cosine", "constant"] = "constant"
-    """linear and cosine end at zero at the horizon (arXiv 1905.04753)."""
-    warmup: float = 0.0
-    """Share of the horizon over which the learning rate rises linearly from zero."""
-
-    def __post_init__(self) -> None:
-        names = ("linear", "cosine", "constant")
-        _check(self.name in names, "schedule.name", self.name, "'linear', 'cosine' or 'constant'")
-        _check(0 <= self.warmup <= 0.9, "schedule.warmup", self.warmup, "between 0 and 0.9")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Which samples a batch is made of."""
-
-    sampling: Literal["uniform", "class_balanced"] = "uniform"
-    """uniform: every sample once per epoch; class_balanced: every class equally often, with replacement."""
-
-    def __post_init__(self) -> None:
-        names = ("uniform", "class_balanced")
-        _check(self.sampling in names, "data.sampling", self.sampling, "'uniform' or 'class_balanced'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regularize:
-    """What keeps the model from fitting noise."""
-
-    label_smoothing: float = 0.0
-    """Share of the target mass spread over all classes; needs the cross-entropy loss."""
-
-    def __post_init__(self) -> None:
-        ok = 0 <= self.label_smoothing < 1
-        _check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Horizon:
-    """The length the schedules are annealed to, and at which training ends."""
-
-    samples: int = 1_000_000
-    """Training samples, repeats counted (epochs x size of the training set)."""
-
-    def __post_init__(self) -> None:
-        _check(_positive_int(self.samples), "horizon.samples", self.samples, "a whole number >= 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """When the validation metric is looked at; each look is on the clock."""
-
-    every_samples: int = 50_000
-    """Training samples between evaluations; the end of the horizon is always evaluated."""
-
-    def __post_init__(self) -> None:
-        ok = _positive_int(self.every_samples)
-        _check(ok, "evaluate.every_samples", self.every_samples, "a whole number >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,19 +43,23 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         ok = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**63
-        _check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
 
     @property
     def n_steps(self) -> int:
-        """Optimizer steps in the horizon; at least one."""
-        return max(1, round(self.horizon.samples / self.batch.size))
+        """Optimizer steps in a horizon of samples or steps; at least one."""
+        return self.horizon.steps or max(1, round(self.horizon.samples / self.batch.size))
 
     @cached_property
     def identity(self) -> str:
-        """Digest of everything but the seed: two attempts at the same configuration share it."""
+        """Digest of everything but the seed: two attempts at the same configuration share it.
+
+        Settings at their defaults are left out, so that a setting that is added later does not change it.
+        """
+        defaults = to_params(TrainerConfig())
+        given = {path: value for path, value in to_params(replace(self, seed=0)).items() if value != defaults[path]}
         # Whole numbers in float fields are the same point: they come back as floats from a file or a worker.
-        floats = {path for path, default in to_params(TrainerConfig()).items() if isinstance(default, float)}
-        return digest({p: float(v) if p in floats else v for p, v in to_params(replace(self, seed=0)).items()})
+        return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

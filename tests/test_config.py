@@ -12,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoaccel.config import (
-    Batch,
     ConfigFile,
-    Horizon,
-    Optim,
     TrainerConfig,
     from_dict,
     keras_recipe,
@@ -29,6 +26,7 @@ from autoaccel.config import (
 )
 from autoaccel.errors import UsageError
 from autoaccel.fingerprint import digest
+from autoaccel.sections import Batch, Horizon, Optim
 
 quick = settings(deadline=None, max_examples=200)
 

@@ -68,11 +68,21 @@ class StepCost:
         step_s = (batch.accumulation - n_large) * self.micro_seconds(dtype, small)
         step_s += n_large * self.micro_seconds(dtype, small + 1) if n_large else 0.0
         step_s += self.optimizer.get(config.optim.name, 0.0)
-        samples = config.n_steps * batch.size
-        n_evaluations = min(config.n_steps, math.ceil(samples / config.evaluate.every_samples))
+        n_steps = self._n_steps(config, step_s)
+        samples = n_steps * batch.size
+        n_evaluations = min(n_steps, math.ceil(samples / config.evaluate.every_samples))
         evaluation_s = self.evaluation.get(dtype) or self.evaluation.get("fp32", 0.0)
         flops = samples * self.flops_per_sample + n_evaluations * self.evaluation_flops
-        return Prediction(config.n_steps * step_s + n_evaluations * evaluation_s, flops, step_s)
+        return Prediction(n_steps * step_s + n_evaluations * evaluation_s, flops, step_s)
+
+    def _n_steps(self, config: TrainerConfig, step_s: float) -> int:
+        """Steps to the end of the horizon; evaluations count as nothing where it is in seconds or FLOPs."""
+        step_flops = self.flops_per_sample * config.batch.size
+        if config.horizon.unit == "seconds":
+            return max(1, round(config.horizon.seconds / step_s))
+        if config.horizon.unit == "flops" and step_flops:
+            return max(1, round(config.horizon.flops / step_flops))
+        return config.n_steps
 
     def slower_precisions(self) -> dict[str, float]:
         """Precisions slower than fp32 at every size measured for both, with the smallest slow-down seen."""

@@ -25,7 +25,7 @@ from autoaccel.errors import AutoaccelError
 from autoaccel.trial import Ended, Report, TrialSpec
 
 if TYPE_CHECKING:
-    from autoaccel.trainer.build import LoadedTask
+    from autoaccel.trainer.parts import LoadedTask
 
 
 @dataclass

@@ -208,18 +208,24 @@ def _restrict(space: Space, task: dict[str, Any], cost: StepCost, baseline: Trai
         if "precision.dtype" in space.paths:
             reason = f"{dtype} is {ratio:.1f}x slower than fp32 here (measured)"
             space = space.without_choice("precision.dtype", dtype, reason)
-    if not task["class_balanced"]:
-        space = _switched_off(space, "data.sampling", "uniform", "the task has no integer label per sample")
-    if not task["label_smoothing"]:
-        space = _switched_off(space, "regularize.label_smoothing", 0.0, "the task's loss has no label smoothing")
+    for row in task["unavailable"]:
+        space = _without(space, row)
     return space
 
 
-def _switched_off(space: Space, path: str, value: Any, reason: str) -> Space:
-    """The space with a setting this task cannot use fixed to the value that does nothing."""
-    if space.fixed.get(path, value) != value:
-        raise UsageError(f"{path} is pinned to {space.fixed[path]!r}, but {reason}", f"Leave it out, or use {value!r}.")
-    return space.fix({path: value}, reason) if path in space.paths else space
+def _without(space: Space, row: dict[str, Any]) -> Space:
+    """The space without the values of one setting that this task cannot use (see `trainer.applicability`)."""
+    path, off, reason = row["path"], row["off"], row["reason"]
+    unusable = (lambda value: value in row["values"]) if row["values"] else (lambda value: value != off)
+    if path in space.fixed and unusable(space.fixed[path]):
+        raise UsageError(f"{path} is pinned to {space.fixed[path]!r}, but {reason}", f"Leave it out, or use {off!r}.")
+    if path not in space.paths:
+        return space
+    if row["values"] is None:
+        return space.fix({path: off}, reason)
+    for value in row["values"]:
+        space = space.without_choice(path, value, reason)
+    return space
 
 
 def _check_budget(job: Job, cost: StepCost, baseline: TrainerConfig, task: dict[str, Any], driver: Driver) -> None:

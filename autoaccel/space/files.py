@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoaccel.config import Batch, TrainerConfig, to_params, with_params
+from autoaccel.config import TrainerConfig, to_params, with_params
 from autoaccel.errors import UsageError, did_you_mean
+from autoaccel.sections import Batch
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Recipe, Space
 

@@ -74,6 +74,12 @@ class Task:
             )
         if self.baseline is not None and not isinstance(self.baseline, TrainerConfig):
             raise UsageError(f"Task {self.name!r}: baseline {self.baseline!r}", "Pass a TrainerConfig.")
+        if self.baseline is not None and self.baseline.horizon.unit != "samples":
+            unit = self.baseline.horizon.unit
+            raise UsageError(
+                f"Task {self.name!r}: the baseline's horizon is in {unit}",
+                "Give it in samples: the search changes them.",
+            )
         self._check_direction()
 
     def _check_choice(self, field: str, known: tuple[str, ...]) -> None:

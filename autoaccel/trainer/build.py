@@ -1,73 +1,27 @@
-"""Build time: a task's data on a device, and from a config the model, optimizer and loss of one training.
+"""Build time: a task's data on a device, and from a config the parts of one training.
 
-Techniques that change these parts enter here, in one written order. Must not run a step.
+Techniques that change these parts enter here, in one written order (`build`). Must not run a step.
 """
 
 from __future__ import annotations
 
 import inspect
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from autoaccel.config import Optim, TrainerConfig
+from autoaccel.config import TrainerConfig
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.data import Batch, SampleOrder, Split, load_split
-
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task whose data is where the device can read it; shared by all trainings of a process."""
-
-    task: Task
-    device: torch.device
-    train: Split
-    validation: Split
-    test: Split | None
-    flops_per_sample: float = 0.0
-    """Forward and backward of one training sample; 0 if not counted."""
-    evaluation_flops: float = 0.0
-    """One pass over the validation set; 0 if not counted."""
-    own_loss: bool = False
-    """The task's `step` computes the loss itself, so that no setting can change it."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What one training is made of."""
-
-    config: TrainerConfig
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    update: Callable[[], Any]
-    """The optimizer's step."""
-    loss: LossFunction
-    evaluation_loss: LossFunction
-    """The loss without label smoothing: what the metrics loss and perplexity are made of."""
-    order: SampleOrder
-    autocast: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """One forward pass: outputs and targets for the metric, the mean loss, and over how many items it is the mean."""
-
-    outputs: torch.Tensor
-    targets: torch.Tensor
-    loss: torch.Tensor
-    n: float
+from autoaccel.trainer.applicability import refuse
+from autoaccel.trainer.data import Split, load_split
+from autoaccel.trainer.losses import loss_of
+from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.techniques.optimizers import new_optimizer
+from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
 def default_device() -> torch.device:
@@ -101,30 +55,34 @@ def combined(problems: list[UsageError]) -> UsageError:
 
 
 def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
-    """Model, optimizer, loss and sample order of one training.
+    """All parts of one training, in the order in which they depend on each other.
 
     Raises:
         UsageError: the config asks for something this task cannot have, or there is nothing to train.
     """
-    smoothing = config.regularize.label_smoothing
-    if smoothing and (loaded.task.loss != "cross_entropy" or loaded.own_loss):
-        raise UsageError(
-            f"regularize.label_smoothing {smoothing}: needs the cross_entropy loss, task {loaded.task.name!r} has its "
-            "own",
-            "Set it to 0.",
-        )
+    refuse(loaded, config)
+    # 1 The model.
     model = new_model(loaded.task).to(loaded.device)
-    optimizer = _optimizer(model, config.optim, loaded.device)
+    # 2 What it is trained on, and towards what.
+    order = SampleOrder(loaded.train, config.data, config.seed)
+    loss = loss_of(loaded.task, config.regularize.label_smoothing)
+    # 3 What trains it.
+    optimizer = new_optimizer(model, config.optim, loaded.device)
     return Parts(
         config=config,
         model=model,
         optimizer=optimizer,
-        update=partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer),  # see `spare_compiler`
-        loss=_loss(loaded.task, smoothing),
-        evaluation_loss=_loss(loaded.task, 0.0),
-        order=SampleOrder(loaded.train, config.data, config.seed),
+        loss=loss,
+        evaluation_loss=loss_of(loaded.task),
+        order=order,
         autocast=_autocast(config, loaded.device),
+        update=_update(optimizer),
     )
+
+
+def _update(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """From gradients to weights."""
+    return partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer)  # see `spare_compiler`
 
 
 def new_model(task: Task) -> nn.Module:
@@ -141,93 +99,6 @@ def new_model(task: Task) -> nn.Module:
             "Leave some of them unfrozen.",
         )
     return model
-
-
-def forward(task: Task, model: nn.Module, loss: LossFunction, batch: Batch) -> StepOutput:
-    """One forward pass and its loss, through the task's `step` if it has one."""
-    if task.step is not None:
-        found = task.step(model, batch)
-        outputs, targets = found["outputs"], found["targets"]
-        own = found["loss"] if "loss" in found else loss(outputs, targets)
-        return StepOutput(outputs, targets, own, float(found.get("n", len(targets))))
-    inputs, targets = batch
-    outputs = model(inputs)
-    return StepOutput(outputs, targets, loss(outputs, targets), float(len(targets)))
-
-
-def classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class scores as (items, classes) and targets as (items,).
-
-    Accepts (N, C) with (N,), (N, T, C) with (N, T), and torch's own (N, C, ...) with (N, ...).
-    """
-    if outputs.shape[:-1] == targets.shape:
-        return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
-    return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """All random generators seeded, and put back afterwards: the caller's own draws are not disturbed."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    # Without a list, torch forks the generators of all devices and warns that it does.
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
-
-
-def spare_compiler(*functions: Any) -> None:
-    """Keep torch from importing its compiler for functions that it wraps only to exempt them from compilation.
-
-    The first call of such a function, and every optimizer's wrapped step, imports torch._dynamo: 1.2 s of every process
-    (Xeon, one core, torch 2.15, 2026-11-21). Here they are never called from compiled code, so each is its own exempt
-    version. A torch that does not wrap them is left alone.
-    """
-    for function in functions:
-        plain = getattr(function, "__wrapped__", None)
-        if plain is not None and "torch._dynamo" not in sys.modules:
-            vars(plain).setdefault("__dynamo_disable", plain)
-
-
-def _optimizer(model: nn.Module, config: Optim, device: torch.device) -> torch.optim.Optimizer:
-    kind = torch.optim.Optimizer
-    spare_compiler(kind.add_param_group, kind.zero_grad, kind.state_dict, kind.load_state_dict)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    # Biases and norm scales are not decayed: they are few, and decay only shifts them.
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    # Fused kernels exist for CPU and CUDA; one AdamW step of 11M parameters took 10.5 ms instead of 43 ms on a CPU.
-    fused = device.type in ("cpu", "cuda")
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True, fused=fused)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
-
-
-def _loss(task: Task, smoothing: float) -> LossFunction:
-    if not isinstance(task.loss, str):
-        return task.loss
-    if task.loss == "cross_entropy":
-        return lambda out, y: F.cross_entropy(*classes_last(_full(out), y), label_smoothing=smoothing)
-    one_each = F.mse_loss if task.loss == "mse" else F.binary_cross_entropy_with_logits
-
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        outputs = _full(outputs)
-        return one_each(outputs.reshape(targets.shape), targets.to(outputs.dtype))
-
-    return loss
-
-
-def _full(outputs: torch.Tensor) -> torch.Tensor:
-    """Losses are computed in fp32: bf16 has 8 bits, too few for a logarithm or a mean."""
-    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 
 def _autocast(config: TrainerConfig, device: torch.device) -> Callable[[], Any]:

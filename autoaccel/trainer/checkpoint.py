@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from autoaccel.errors import EnvironmentFaultError, UsageError
-from autoaccel.trainer.build import Parts
 from autoaccel.trainer.loop import Progress
+from autoaccel.trainer.parts import Parts, Stateful
 
 STATE, MANIFEST, MODEL = "checkpoint.pt", "checkpoint.json", "model.safetensors"
 
@@ -30,8 +30,7 @@ def save_checkpoint(folder: Path, parts: Parts, at: Progress) -> None:
         EnvironmentFaultError: the disk is full or read-only.
     """
     state = {
-        "model": parts.model.state_dict(),
-        "optimizer": parts.optimizer.state_dict(),
+        "parts": {name: part.state_dict() for name, part in _stateful(parts)},
         "random": _random_state(),
         "progress": asdict(at),
     }
@@ -79,12 +78,17 @@ def load_checkpoint(folder: Path, parts: Parts) -> Progress:
         first = str(error).strip().splitlines()[:1]
         raise EnvironmentFaultError(f"{file}: not a checkpoint {first}", "Train without --resume.") from error
     try:
-        parts.model.load_state_dict(state["model"])
-        parts.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        for name, part in _stateful(parts):
+            part.load_state_dict(state["parts"][name])
+    except (RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"{file}: the checkpoint belongs to another model ({error})", "Use the same task.") from error
     _set_random_state(state["random"])
     return progress
+
+
+def _stateful(parts: Parts) -> tuple[tuple[str, Stateful], ...]:
+    """By name, everything that a training changes."""
+    return (("model", parts.model), ("optimizer", parts.optimizer), ("order", parts.order), *parts.state)
 
 
 def save_model(folder: Path, model: torch.nn.Module) -> Path:

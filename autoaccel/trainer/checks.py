@@ -12,8 +12,9 @@ import torch
 
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import LoadedTask, StepOutput, classes_last
 from autoaccel.trainer.data import Batch, Split, columns, titles
+from autoaccel.trainer.losses import StepOutput, classes_last
+from autoaccel.trainer.parts import LoadedTask
 
 _STEP_HINT = "Add step=lambda model, batch: {'outputs': ..., 'targets': ...}."
 

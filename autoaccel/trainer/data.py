@@ -1,7 +1,6 @@
 """Data where the loop wants it: compact tensors on the device when they fit, else samples fetched one by one.
 
-Also the order in which samples are drawn, as a function of (seed, position), so that a training can be resumed
-anywhere. Must not know models or losses.
+Must not know models or losses, nor which samples are drawn when.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from autoaccel.config import Data
 from autoaccel.errors import UsageError
 from autoaccel.tasks.load import describe
 
@@ -26,6 +24,16 @@ _DEVICE_SHARE = 0.4
 _N_LOOKS = 32
 """Samples read twice to see whether a Dataset augments: a change of one sample in ten is missed once in 500 times."""
 _CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of one optimizer step."""
+
+    indices: torch.Tensor
+    """int64, shape (n,)."""
+    weights: torch.Tensor | None = None
+    """Of every sample in the mean loss, shape (n,), on the device; None: all 1."""
 
 
 @dataclass(frozen=True)
@@ -108,47 +116,6 @@ def map_batch(batch: Batch, function: Callable[[torch.Tensor], torch.Tensor]) ->
     if isinstance(batch, dict):
         return {key: function(value) for key, value in batch.items()}
     return tuple(function(value) for value in batch)
-
-
-class SampleOrder:
-    """The endless sequence of sample indices of one training; a function of (seed, position) alone."""
-
-    def __init__(self, split: Split, config: Data, seed: int) -> None:
-        self._n, self._seed, self._device = split.n, seed, split.device
-        self._weights = _balanced_weights(split) if config.sampling == "class_balanced" else None
-        self._passes: dict[int, torch.Tensor] = {}
-
-    def take(self, position: int, size: int) -> torch.Tensor:
-        """Indices number `position` .. `position + size - 1` of the sequence; int64, shape (size,)."""
-        parts = []
-        while size > 0:
-            index, at = divmod(position, self._n)
-            part = self._pass(index)[at : at + size]
-            parts.append(part)
-            position, size = position + len(part), size - len(part)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _pass(self, index: int) -> torch.Tensor:
-        if index not in self._passes:
-            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + index) % 2**63)
-            if self._weights is None:
-                order = torch.randperm(self._n, generator=generator)
-            else:
-                order = torch.multinomial(self._weights, self._n, replacement=True, generator=generator)
-            kept = {k: v for k, v in self._passes.items() if k == index - 1}
-            self._passes = {**kept, index: order.to(self._device)}
-        return self._passes[index]
-
-
-def _balanced_weights(split: Split) -> torch.Tensor:
-    labels = split.labels
-    if labels is None:
-        raise UsageError(
-            "data.sampling 'class_balanced' needs one integer label per sample",
-            "Give (inputs, integer labels), a dict with 'labels', or use uniform sampling.",
-        )
-    _, classes, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
-    return 1.0 / counts[classes].double()
 
 
 def _is_columns(data: Any) -> bool:

@@ -6,14 +6,16 @@ Scores are kept per batch in the smallest form the metric needs. Must not know t
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import Parts, StepOutput, classes_last, forward
 from autoaccel.trainer.data import Split
+from autoaccel.trainer.losses import StepOutput, classes_last, forward
+from autoaccel.trainer.parts import Parts
 
 EVALUATION_BATCH = 256
 
@@ -22,16 +24,19 @@ EVALUATION_BATCH = 256
 def evaluate(task: Task, parts: Parts, split: Split, limit: int | None = None) -> float:
     """The task's metric on a split (its first `limit` samples if given); NaN if an output is NaN."""
     n = min(split.n, limit or split.n)
-    parts.model.eval()
     kept, weight, is_nan = [], 0.0, torch.zeros((), dtype=torch.bool, device=split.device)
-    for at in range(0, n, EVALUATION_BATCH):
-        batch = split.take(torch.arange(at, min(at + EVALUATION_BATCH, n)))
-        with parts.autocast():
-            out = forward(task, parts.model, parts.evaluation_loss, batch)
-        kept.append(_keep(task, out))
-        weight += out.n
-        is_nan |= out.outputs.isnan().any()
-    parts.model.train()
+    with ExitStack() as stack:
+        for holds in parts.for_evaluation:
+            stack.enter_context(holds())
+        parts.model.eval()
+        for at in range(0, n, EVALUATION_BATCH):
+            batch = split.take(torch.arange(at, min(at + EVALUATION_BATCH, n)))
+            with parts.autocast():
+                out = forward(task, parts.model, parts.evaluation_loss, batch)
+            kept.append(_keep(task, out))
+            weight += out.n
+            is_nan |= out.outputs.isnan().any()
+        parts.model.train()
     return math.nan if bool(is_nan) else _finish(task, kept, weight)
 
 

@@ -10,9 +10,18 @@ from functools import partial
 import torch
 from torch import nn
 
+from autoaccel.config import TrainerConfig
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import LoadedTask, Parts, forward, new_model, spare_compiler
+from autoaccel.trainer.build import new_model
+from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
+from autoaccel.trainer.losses import forward
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
+
+
+def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
+    """FLOPs of one optimizer step."""
+    return loaded.flops_per_sample * step.size
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:

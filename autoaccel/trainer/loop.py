@@ -13,14 +13,19 @@ from typing import Any
 
 import torch
 
-from autoaccel.trainer.build import LoadedTask, Parts, forward
+from autoaccel.trainer.data import Drawn
 from autoaccel.trainer.evaluate import evaluate
-from autoaccel.trainer.schedule import lr_factor
+from autoaccel.trainer.flops import step_flops
+from autoaccel.trainer.losses import forward
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.schedule import lr_factor, share_done
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
 
 _STEPS_BETWEEN_LOOKS = {"cpu": 1}
 """Reading the loss or the clock drains an accelerator's queue, so there it is done every 16th step only."""
+_OVER = 1.0 - 1e-9
+"""Share of the horizon at which it is over: sums of shares may miss 1 by rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +67,22 @@ def train(
     config, at = parts.config, start or Progress()
     watch = Stopwatch(loaded.device, at.elapsed_s)
     look_every = _STEPS_BETWEEN_LOOKS.get(loaded.device.type, 16)
-    step_flops = loaded.flops_per_sample * config.batch.size
-    losses = torch.zeros((), device=loaded.device)
-    n_losses = 0
+    losses, n_losses, every = torch.zeros((), device=loaded.device), 0, config.evaluate.every_samples
     parts.model.train()
-    for step in range(at.steps, config.n_steps):
-        if at.elapsed_s >= limits.cap_s or at.flops + step_flops > limits.cap_flops:
+    while (done := _done(parts, at)) < _OVER:
+        step = Step(at.steps, at.samples, done, config.batch.size)
+        flops = at.flops + step_flops(loaded, config, step)
+        if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
             return "capped", replace(at, elapsed_s=watch.elapsed_s())
-        _set_lr(parts, config.optim.lr * lr_factor(config.schedule, step, config.n_steps))
-        losses += optimizer_step(loaded, parts, at.samples)
+        follow_progress(parts, step)
+        losses += optimizer_step(loaded, parts, step)
         n_losses += 1
-        samples = at.samples + config.batch.size
-        due = samples // config.evaluate.every_samples > at.samples // config.evaluate.every_samples
-        due = due or step + 1 == config.n_steps
-        at = replace(at, steps=step + 1, samples=samples, flops=at.flops + step_flops)
-        if not due and at.steps % look_every:
+        look = (step.number + 1) % look_every == 0
+        elapsed_s = watch.elapsed_s(drained=look)
+        at = Progress(step.number + 1, at.samples + step.size, flops, elapsed_s, at.value)
+        due = at.samples // every > step.position // every or _done(parts, at) >= _OVER
+        if not (due or look):
             continue
-        at = replace(at, elapsed_s=watch.elapsed_s())
         if not math.isfinite(float(losses)):
             return "diverged", at
         if due:
@@ -101,33 +105,56 @@ def train(
     return "missed" if limits.target is not None else "finished", at
 
 
-def optimizer_step(loaded: LoadedTask, parts: Parts, position: int) -> torch.Tensor:
-    """One optimizer step on the batch at `position` of the sample order; returns its mean loss.
+def _done(parts: Parts, at: Progress) -> float:
+    return share_done(parts.config, steps=at.steps, samples=at.samples, elapsed_s=at.elapsed_s, flops=at.flops)
+
+
+def follow_progress(parts: Parts, step: Step) -> None:
+    """Everything that is a function of progress: the learning rate, and settings of the model."""
+    config = parts.config
+    one = 1.0 / config.n_steps if config.horizon.unit in ("samples", "steps") else step.done / max(1, step.number)
+    lr = config.optim.lr * lr_factor(config.schedule, step.done, one)
+    for group in parts.optimizer.param_groups:
+        group["lr"] = lr
+    for follow in parts.progressive:
+        follow(step.done)
+
+
+def optimizer_step(loaded: LoadedTask, parts: Parts, step: Step) -> torch.Tensor:
+    """Draw, differentiate, update; returns the mean loss."""
+    drawn = parts.order.draw(step.position, step.size, step.done)
+    loss = gradients(loaded, parts, step, drawn)
+    parts.update()
+    parts.optimizer.zero_grad(set_to_none=True)
+    for follow in parts.after_step:
+        follow(step)
+    return loss
+
+
+def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn) -> torch.Tensor:
+    """Gradients of the mean loss over what was drawn, micro-batch by micro-batch; returns the loss.
 
     Micro-batch gradients are sums weighted by the items behind each mean loss, then divided by their total: exact
     for any split, also where micro-batches hold different numbers of tokens.
     """
-    size = parts.config.batch.size
+    n_pieces, size = parts.config.batch.accumulation, len(drawn.indices)
+    pieces = drawn.indices.tensor_split(n_pieces)
+    weights = [None] * n_pieces if drawn.weights is None else drawn.weights.tensor_split(n_pieces)
     total, loss_sum = 0.0, torch.zeros((), device=loaded.device)
-    for indices in parts.order.take(position, size).tensor_split(parts.config.batch.accumulation):
-        batch = loaded.train.take(indices)
+    for indices, weight in zip(pieces, weights, strict=True):
+        batch = parts.prepare(loaded.train.take(indices), indices, step)
         with parts.autocast():
-            out = forward(loaded.task, parts.model, parts.loss, batch)
+            out = forward(loaded.task, parts.model, parts.loss, batch, weight, parts.order.wants_losses)
         weighted = out.loss * (out.n / size)
-        weighted.backward()
+        parts.scale(weighted).backward()
+        if out.each is not None:
+            parts.order.learn(indices, out.each)
         loss_sum += weighted.detach()
         total += out.n
     if total != size:
         _scale_gradients(parts, size / total)
         loss_sum *= size / total
-    parts.update()
-    parts.optimizer.zero_grad(set_to_none=True)
     return loss_sum
-
-
-def _set_lr(parts: Parts, lr: float) -> None:
-    for group in parts.optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _scale_gradients(parts: Parts, factor: float) -> None:

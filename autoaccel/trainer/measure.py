@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 from autoaccel.config import TrainerConfig, with_params
-from autoaccel.trainer.build import LoadedTask, Parts, build, forward, seeded
+from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
+from autoaccel.trainer.losses import forward
+from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
@@ -68,7 +71,7 @@ def measure_steps(
 
 def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[str, Any]:
     def one() -> None:
-        batch = loaded.train.take(parts.order.take(0, size))
+        batch = loaded.train.take(parts.order.draw(0, size, 0.0).indices)
         with parts.autocast():
             out = forward(loaded.task, parts.model, parts.loss, batch)
         out.loss.backward()

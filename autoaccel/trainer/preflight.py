@@ -17,22 +17,16 @@ from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.fingerprint import digest
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.load import describe
-from autoaccel.trainer.build import (
-    LoadedTask,
-    Parts,
-    build,
-    combined,
-    default_device,
-    forward,
-    load_data,
-    new_model,
-    seeded,
-)
+from autoaccel.trainer.applicability import unavailable
+from autoaccel.trainer.build import build, combined, default_device, load_data, new_model
 from autoaccel.trainer.checks import batch_problems, data_problems, loss_problems, output_problems, step_problems
 from autoaccel.trainer.data import Batch, Split, columns, titles
 from autoaccel.trainer.evaluate import EVALUATION_BATCH, evaluate
 from autoaccel.trainer.flops import count_flops
 from autoaccel.trainer.loop import optimizer_step
+from autoaccel.trainer.losses import forward
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
@@ -89,8 +83,7 @@ def _facts(loaded: LoadedTask, parts: Parts, seconds: dict[str, float]) -> dict[
         "target": task.target,
         "baseline": to_dict(parts.config),
         "baseline_is_users": task.baseline is not None,
-        "label_smoothing": task.loss == "cross_entropy" and not loaded.own_loss,
-        "class_balanced": loaded.train.labels is not None,
+        "unavailable": unavailable(loaded),
         "flops_per_sample": loaded.flops_per_sample,
         "evaluation_flops": loaded.evaluation_flops,
         **seconds,
@@ -160,8 +153,11 @@ def _try_training(loaded: LoadedTask, parts: Parts) -> dict[str, float]:
     # The first step is small: it finds what fails, and warms up, at a fraction of a full one's cost.
     size = min(2, loaded.train.n, parts.config.batch.size)
     small = replace(parts, config=with_params(parts.config, {"batch.size": size, "batch.accumulation": 1}))
-    _try("a training step", loaded, lambda: optimizer_step(loaded, small, 0))
-    step_s, _ = _warm_seconds(loaded, lambda: _try("a training step", loaded, lambda: optimizer_step(loaded, parts, 0)))
+    _try("a training step", loaded, lambda: optimizer_step(loaded, small, Step(0, 0, 0.0, size)))
+    first = Step(0, 0, 0.0, parts.config.batch.size)
+    step_s, _ = _warm_seconds(
+        loaded, lambda: _try("a training step", loaded, lambda: optimizer_step(loaded, parts, first))
+    )
     # A slice may lack a class that an AUC, or a metric of the user's own, needs.
     limit = loaded.validation.n if task.metric == "auc" or callable(task.metric) else EVALUATION_BATCH
     evaluation_s, value = _warm_seconds(

@@ -16,10 +16,12 @@ import torch
 
 from autoaccel.errors import AutoaccelError
 from autoaccel.tasks.load import describe
-from autoaccel.trainer.build import LoadedTask, Parts, build, seeded
+from autoaccel.trainer.build import build
 from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.loop import Limits, Progress, train
+from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Ended, Report, TrialSpec
 

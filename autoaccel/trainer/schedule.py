@@ -1,4 +1,4 @@
-"""Values that are functions of progress through the horizon: today, the learning rate.
+"""Values that are functions of progress through the horizon: the learning rate, and progress itself.
 
 Pure functions of the config; must not know the optimizer.
 """
@@ -7,10 +7,23 @@ from __future__ import annotations
 
 import math
 
-from autoaccel.config import Schedule
+from autoaccel.config import TrainerConfig
+from autoaccel.sections import Schedule
 
 
-def lr_factor(schedule: Schedule, step: int, n_steps: int) -> float:
+def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: float, flops: float) -> float:
+    """Share of the horizon that is behind, in the horizon's own unit; 1 or more: it is over."""
+    horizon = config.horizon
+    if horizon.unit == "samples":
+        return samples / (config.n_steps * config.batch.size)
+    return {
+        "steps": steps / max(1, horizon.steps),
+        "seconds": elapsed_s / horizon.seconds if horizon.seconds else 0.0,
+        "flops": flops / horizon.flops if horizon.flops else 0.0,
+    }[horizon.unit]
+
+
+def lr_factor(schedule: Schedule, done: float, step: float) -> float:
     """Share of the peak learning rate at one step.
 
     The rate rises linearly over the warm-up, is at its peak on the first step after it, and falls to zero at the
@@ -18,15 +31,15 @@ def lr_factor(schedule: Schedule, step: int, n_steps: int) -> float:
 
     Args:
         schedule: shape and warm-up share.
-        step: 0 .. n_steps - 1.
-        n_steps: optimizer steps in the horizon.
+        done: share of the horizon before the step.
+        step: share of the horizon that the step takes.
     """
-    warm = schedule.warmup * n_steps
-    if step + 1 < warm:
-        return (step + 1) / warm
-    done = min(1.0, max(0.0, (step - warm) / max(1.0, n_steps - warm)))
+    warm = schedule.warmup
+    if done + step < warm:
+        return (done + step) / warm
+    after = min(1.0, max(0.0, (done - warm) / max(step, 1.0 - warm)))
     if schedule.name == "linear":
-        return 1.0 - done
+        return 1.0 - after
     if schedule.name == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
+        return 0.5 * (1.0 + math.cos(math.pi * after))
     return 1.0

@@ -23,7 +23,8 @@ class Stopwatch:
         self._device = device
         self._start = time.perf_counter() - already_s
 
-    def elapsed_s(self) -> float:
-        """Seconds so far; drains the device's queue first."""
-        synchronize(self._device)
+    def elapsed_s(self, *, drained: bool = True) -> float:
+        """Seconds so far; drains the device's queue first, unless a rough reading will do."""
+        if drained:
+            synchronize(self._device)
         return time.perf_counter() - self._start

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoaccel.config import Batch, Evaluate, Horizon, Optim, Precision, TrainerConfig, keras_recipe, with_params
+from autoaccel.config import TrainerConfig, keras_recipe, with_params
 from autoaccel.cost.step_cost import READS, StepCost
 from autoaccel.search.encoding import Encoding
+from autoaccel.sections import Batch, Evaluate, Horizon, Optim, Precision
 from autoaccel.space.files import load_space
 
 COST = StepCost(

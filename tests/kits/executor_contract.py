@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from autoaccel.config import Batch, Evaluate, Horizon, TrainerConfig
+from autoaccel.config import TrainerConfig
 from autoaccel.execution.base import Event, Executor
+from autoaccel.sections import Batch, Evaluate, Horizon
 from autoaccel.trial import Ended, Report, Target, TrialSpec
 
 EASY, IMPOSSIBLE = Target.at_least(0.01), Target.at_least(0.99)

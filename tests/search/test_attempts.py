@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from autoaccel.config import Horizon, TrainerConfig
+from autoaccel.config import TrainerConfig
 from autoaccel.search.attempts import FAR, Standing, log_time_to_target, shortfall, standings
+from autoaccel.sections import Horizon
 from autoaccel.trial import FAILURES, Ended, Target, TrialRecord, TrialSpec
 
 TARGET, FLOOR = Target.at_least(0.9), 0.001

@@ -31,8 +31,7 @@ TASK: dict[str, Any] = {
     "target": 0.9,
     "device": "cpu",
     "baseline": to_dict(BASELINE),
-    "label_smoothing": True,
-    "class_balanced": True,
+    "unavailable": [],
     "flops_per_sample": 1e6,
     "evaluation_flops": 2e8,
     "rough_step_s": 0.006,
@@ -115,33 +114,33 @@ def test_the_plan_says_what_the_budget_buys(tmp_path: Path) -> None:
     assert "60s" not in document["text"] and "1m buys about" in document["text"]
 
 
+UNAVAILABLE = [
+    {"path": "data.sampling", "off": "uniform", "values": ["class_balanced"], "reason": "it needs labels"},
+    {"path": "regularize.label_smoothing", "off": 0.0, "values": None, "reason": "it needs the cross_entropy loss"},
+]
+
+
 def test_what_the_task_cannot_use_is_not_searched(tmp_path: Path) -> None:
-    space = prepared(tmp_path, job(), task={"label_smoothing": False, "class_balanced": False}).question.space
+    space = prepared(tmp_path, job(), task={"unavailable": UNAVAILABLE}).question.space
     assert {"data.sampling", "regularize.label_smoothing"}.isdisjoint(space.paths)
     assert (space.fixed["data.sampling"], space.fixed["regularize.label_smoothing"]) == ("uniform", 0.0)
+    assert space.reasons["data.sampling"] == "it needs labels"
 
 
 @pytest.mark.parametrize(
-    ("pin", "lacking", "words"),
+    ("pin", "words"),
     [
-        (
-            {"data.sampling": "class_balanced"},
-            "class_balanced",
-            "pinned to 'class_balanced', but the task has no integer",
-        ),
-        (
-            {"regularize.label_smoothing": 0.1},
-            "label_smoothing",
-            "pinned to 0.1, but the task's loss has no label smooth",
-        ),
+        ({"data.sampling": "class_balanced"}, "pinned to 'class_balanced', but it needs labels"),
+        ({"regularize.label_smoothing": 0.1}, "pinned to 0.1, but it needs the cross_entropy loss"),
     ],
 )
-def test_a_pin_the_task_cannot_use_is_refused(tmp_path: Path, pin: dict[str, Any], lacking: str, words: str) -> None:
+def test_a_pin_the_task_cannot_use_is_refused(tmp_path: Path, pin: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        prepared(tmp_path, job(fix=pin), task={lacking: False})
+        prepared(tmp_path, job(fix=pin), task={"unavailable": UNAVAILABLE})
     (tmp_path / "again").mkdir()
-    off = {"data.sampling": "uniform"} if lacking == "class_balanced" else {"regularize.label_smoothing": 0.0}
-    assert prepared(tmp_path / "again", job(fix=off), task={lacking: False}).question.space.fixed.items() >= off.items()
+    off = {row["path"]: row["off"] for row in UNAVAILABLE if row["path"] in pin}
+    space = prepared(tmp_path / "again", job(fix=off), task={"unavailable": UNAVAILABLE}).question.space
+    assert space.fixed.items() >= off.items()
 
 
 def test_a_task_without_a_target_needs_one(tmp_path: Path) -> None:

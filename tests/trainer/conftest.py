@@ -13,7 +13,8 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig, with_params
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import LoadedTask, load_data
+from autoaccel.trainer.build import load_data
+from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.run import Checkpointing, run_training
 from autoaccel.trial import Ended, Report, Target, TrialSpec
 

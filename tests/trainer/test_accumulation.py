@@ -12,8 +12,11 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import LoadedTask, build, forward, load_data, seeded
+from autoaccel.trainer.build import build, load_data
 from autoaccel.trainer.loop import optimizer_step
+from autoaccel.trainer.losses import forward
+from autoaccel.trainer.parts import LoadedTask, Step
+from autoaccel.trainer.randomness import seeded
 
 VOCABULARY, LENGTH, N = 7, 5, 24
 
@@ -57,7 +60,7 @@ def one_step(loaded: LoadedTask, config: TrainerConfig) -> tuple[float, torch.Te
             seen.extend(p.grad.clone().flatten() for p in parts.model.parameters() if p.grad is not None)
             parts.update()
 
-        loss = optimizer_step(loaded, replace(parts, update=update), 0)
+        loss = optimizer_step(loaded, replace(parts, update=update), Step(0, 0, 0.0, config.batch.size))
     return float(loss), torch.cat(seen), torch.cat([p.detach().flatten() for p in parts.model.parameters()])
 
 
@@ -65,7 +68,8 @@ def whole_gradient(loaded: LoadedTask, config: TrainerConfig) -> torch.Tensor:
     """Of the mean loss over the first batch, by autograd alone."""
     with seeded(3):
         parts = build(loaded, config)
-    out = forward(loaded.task, parts.model, parts.loss, loaded.train.take(parts.order.take(0, config.batch.size)))
+    drawn = parts.order.draw(0, config.batch.size, 0.0)
+    out = forward(loaded.task, parts.model, parts.loss, loaded.train.take(drawn.indices))
     return torch.cat([g.flatten() for g in torch.autograd.grad(out.loss, list(parts.model.parameters()))])
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from autoaccel.errors import AutoaccelError, EnvironmentFaultError, UsageError
-from autoaccel.trainer.build import LoadedTask
 from autoaccel.trainer.checkpoint import MANIFEST, save_model
+from autoaccel.trainer.parts import LoadedTask
 
 Runner = Callable[..., Any]
 Loader = Callable[..., LoadedTask]

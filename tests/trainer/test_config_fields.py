@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoaccel.config import TrainerConfig, to_params
-from autoaccel.trainer.build import LoadedTask
+from autoaccel.trainer.parts import LoadedTask
 
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
 
@@ -32,12 +32,13 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("regularize.label_smoothing", 0.1, {}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),
+    ("horizon.steps", 5, {}),
     ("seed", 1, {}),
 ]
 """Fields that change the final weights: path, another value, what else is set."""
 
-OTHERWISE = {"batch.accumulation", "evaluate.every_samples"}
-"""Fields with an effect of another kind; tested one by one below."""
+OTHERWISE = {"batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"}
+"""Fields with an effect of another kind; tested one by one below, and the horizons in test_loop.py."""
 
 
 def test_every_field_is_tested_here() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoaccel.config import Data
 from autoaccel.errors import UsageError
+from autoaccel.sections import Data
 from autoaccel.trainer import data as data_module
-from autoaccel.trainer.data import SampleOrder, columns, load_split
+from autoaccel.trainer.data import columns, load_split
+from autoaccel.trainer.techniques.sampling import SampleOrder
 
 CPU = torch.device("cpu")
 ALL = torch.arange(6)
@@ -203,4 +204,4 @@ def test_wrong_data_is_named(data: Any, fragment: str) -> None:
 
 def test_the_order_covers_streamed_data_too() -> None:
     split = load_split(Listed(6, lambda i: (torch.rand(2), i)), "train", CPU)
-    assert sorted(SampleOrder(split, Data(), 0).take(0, 6).tolist()) == list(range(6))
+    assert sorted(SampleOrder(split, Data(), 0).draw(0, 6, 0.0).indices.tolist()) == list(range(6))

@@ -12,21 +12,23 @@ import torch
 from torch import nn
 
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import LoadedTask, seeded
+from autoaccel.trainer.loop import follow_progress
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.preflight import preflight
+from autoaccel.trainer.randomness import seeded
 
 Runner = Callable[..., Any]
 Loader = Callable[..., LoadedTask]
 
 
 class FakeStopwatch:
-    """A second passes whenever it is looked at."""
+    """A second passes whenever it is looked at closely."""
 
     def __init__(self, device: torch.device, already_s: float = 0.0) -> None:
         self.now = already_s
 
-    def elapsed_s(self) -> float:
-        self.now += 1.0
+    def elapsed_s(self, *, drained: bool = True) -> float:
+        self.now += drained
         return self.now
 
 
@@ -81,6 +83,33 @@ def test_it_is_cut_at_the_cap(run: Runner, cap: float, steps: int, n_reports: in
 def test_a_cap_that_is_not_reached_changes_nothing(run: Runner) -> None:
     done = run(cap_s=100.0).ended
     assert (done.outcome, done.elapsed_s) == ("finished", 15.0)  # twelve steps, three evaluations
+
+
+@pytest.mark.usefixtures("seconds")
+@pytest.mark.parametrize(
+    ("unit", "amount", "steps"),
+    [("steps", 7, 7), ("seconds", 6.0, 5), ("flops", 1500.0, 5), ("flops", 1501.0, 6), ("flops", 1.0, 1)],
+)
+def test_a_horizon_may_be_in_steps_seconds_or_flops(run: Runner, unit: str, amount: float, steps: int) -> None:
+    """A step takes a second and 240 FLOPs, an evaluation (after the fourth step, and at the end) one more and 300."""
+    done = run({f"horizon.{unit}": amount})
+    assert (done.ended.outcome, done.ended.steps) == ("finished", steps)
+    assert done.reports[-1].steps == steps, "the end of the horizon is evaluated"
+
+
+@pytest.mark.usefixtures("seconds")
+def test_the_learning_rate_follows_elapsed_time_where_the_horizon_is_in_seconds(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def noting(parts: Parts, step: Step) -> None:
+        follow_progress(parts, step)
+        rates.append(parts.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr("autoaccel.trainer.loop.follow_progress", noting)
+    run({"horizon.seconds": 8.0, "schedule.name": "linear", "optim.lr": 1.0, "evaluate.every_samples": 10**6})
+    assert rates == pytest.approx([1 - t / 8 for t in range(8)])
 
 
 def test_it_stops_when_asked(run: Runner) -> None:

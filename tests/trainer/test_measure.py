@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from autoaccel.config import TrainerConfig
-from autoaccel.trainer.build import LoadedTask
 from autoaccel.trainer.measure import measure_steps
+from autoaccel.trainer.parts import LoadedTask
 
 Loader = Callable[..., LoadedTask]
 

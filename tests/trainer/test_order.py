@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoaccel.config import Data
 from autoaccel.errors import UsageError
-from autoaccel.trainer.build import LoadedTask
-from autoaccel.trainer.data import SampleOrder, Split, load_split
+from autoaccel.sections import Data
+from autoaccel.trainer.data import Split, load_split
+from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.techniques.sampling import SampleOrder
 
 CPU = torch.device("cpu")
 
@@ -28,21 +29,23 @@ def order_of(n: int, seed: int = 0) -> SampleOrder:
 @settings(max_examples=50)
 @given(st.integers(1, 50), st.integers(0, 2**63 - 1), st.integers(0, 5))
 def test_a_pass_holds_every_sample_once(n: int, seed: int, index: int) -> None:
-    assert sorted(order_of(n, seed).take(index * n, n).tolist()) == list(range(n))
+    assert sorted(order_of(n, seed).draw(index * n, n, 0.0).indices.tolist()) == list(range(n))
 
 
 @settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(0, 9), st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 99))
 def test_what_is_drawn_depends_on_the_position_alone(n: int, seed: int, sizes: list[int], start: int) -> None:
-    whole = order_of(n, seed).take(0, start + sum(sizes)).tolist()
+    whole = order_of(n, seed).draw(0, start + sum(sizes), 0.0).indices.tolist()
     order, at = order_of(n, seed), start
     for size in sizes:
-        assert order.take(at, size).tolist() == whole[at : at + size]
+        assert order.draw(at, size, 0.0).indices.tolist() == whole[at : at + size]
         at += size
 
 
 def test_passes_and_seeds_differ() -> None:
-    passes = {tuple(order_of(30, seed).take(index * 30, 30).tolist()) for seed in range(5) for index in range(5)}
+    passes = {
+        tuple(order_of(30, seed).draw(index * 30, 30, 0.0).indices.tolist()) for seed in range(5) for index in range(5)
+    }
     assert len(passes) == 25
 
 
@@ -51,11 +54,11 @@ def test_balanced_sampling_draws_every_class_equally_often(labels: list[int]) ->
     classes = torch.tensor(labels)
     n_draws, kinds = 20_000, classes.unique()
     order = SampleOrder(split_of(classes), Data(sampling="class_balanced"), seed=1)
-    drawn = classes[order.take(0, n_draws)]
+    drawn = classes[order.draw(0, n_draws, 0.0).indices]
     expected = n_draws / len(kinds)
     chi_square = sum((int((drawn == kind).sum()) - expected) ** 2 / expected for kind in kinds)
     assert chi_square < 14  # 99.9 % of fair draws are below, for up to three classes
-    assert len(order.take(0, n_draws).unique()) == len(labels)
+    assert len(order.draw(0, n_draws, 0.0).indices.unique()) == len(labels)
 
 
 def test_balanced_sampling_needs_labels(load: Callable[..., LoadedTask]) -> None:

@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "smoothing without cross-entropy": (
         {"model": net(1), "train": (X, X[:, 0]), "loss": "mse", "metric": "loss"}
         | {"baseline": with_params(TrainerConfig(), {"regularize.label_smoothing": 0.1})},
-        ["regularize.label_smoothing 0.1: needs the cross_entropy loss", "Set it to 0"],
+        ["regularize.label_smoothing 0.1: it needs the cross_entropy loss", "Set regularize.label_smoothing to 0"],
     ),
 }
 
@@ -332,9 +332,10 @@ def test_a_right_task_of_any_kind_passes_and_trains(make_task: MakeTask, run: Ca
     assert facts["flops_per_sample"] > 0
     assert facts["rough_step_s"] > 0 < facts["rough_evaluation_s"]
     params = {"batch.accumulation": 2, "evaluate.every_samples": 240, "horizon.samples": 480}
-    if facts["class_balanced"]:
+    absent = {row["path"] for row in facts["unavailable"]}
+    if "data.sampling" not in absent:
         params |= {"data.sampling": "class_balanced"}
-    if facts["label_smoothing"]:
+    if "regularize.label_smoothing" not in absent:
         params |= {"regularize.label_smoothing": 0.1}
     goal = Target(1e9 if facts["direction"] == "min" else 1e-9, facts["direction"], f"my {facts['metric']}")
     unreachable = Target(-1e9 if facts["direction"] == "min" else 1e9, facts["direction"], f"my {facts['metric']}")
@@ -350,8 +351,8 @@ def test_facts_say_what_a_task_can_use(make_task: MakeTask) -> None:
     _, stepped = preflight(make_task(**SEQUENCES, step=tuple_step))
     _, own = preflight(make_task(**SEQUENCES, step=weighted_step))
     _, streamed = preflight(make_task(**{**given, "train": Augmented()}))
-    found = [(f["label_smoothing"], f["class_balanced"]) for f in (plain, stepped, own, streamed)]
-    assert found == [(True, True), (True, True), (False, True), (True, False)]
+    found = [[row["path"] for row in f["unavailable"]] for f in (plain, stepped, own, streamed)]
+    assert found == [[], [], ["regularize.label_smoothing"], ["data.sampling"]]
 
 
 def test_what_makes_it_the_same_task(make_task: MakeTask) -> None:
@@ -377,7 +378,7 @@ def test_what_makes_it_the_same_task(make_task: MakeTask) -> None:
 
 def test_a_setting_without_effect_is_refused(make_task: MakeTask, run: Callable[..., Any]) -> None:
     loaded, _ = preflight(make_task(**SEQUENCES, step=weighted_step))
-    with pytest.raises(UsageError, match=r"label_smoothing 0\.1: needs the cross_entropy loss"):
+    with pytest.raises(UsageError, match=r"label_smoothing 0\.1: it needs the cross_entropy loss"):
         run({"regularize.label_smoothing": 0.1}, loaded)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from autoaccel.config import Schedule
+from autoaccel.sections import Schedule
 from autoaccel.trainer.schedule import lr_factor
 
 names = st.sampled_from(["linear", "cosine", "constant"])
@@ -18,7 +18,7 @@ lengths = st.integers(1, 400)
 
 def course(name: str, warmup: float, n_steps: int) -> list[float]:
     schedule = Schedule(name=name, warmup=warmup)  # type: ignore[arg-type]
-    return [lr_factor(schedule, step, n_steps) for step in range(n_steps)]
+    return [lr_factor(schedule, step / n_steps, 1 / n_steps) for step in range(n_steps)]
 
 
 @given(names, warmups, lengths)

@@ -1,0 +1,154 @@
+"""The sections of TrainerConfig: every setting of the trainer with its meaning and its range.
+
+A field's dotted path (`optim.lr`) is its name everywhere. Each has an effect in the trainer. Must not know torch, the
+task or other sections; what two settings exclude of each other stands in `config`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from autoaccel.errors import UsageError
+
+
+def check(ok: bool, path: str, value: object, allowed: str) -> None:
+    """Refuse a value that a setting cannot have."""
+    if not ok:
+        raise UsageError(f"config.{path}: {value!r} is not {allowed}", f"Set {path} to {allowed}.")
+
+
+def positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """How many samples make one optimizer step, and in how many pieces their gradient is computed."""
+
+    size: int = 128
+    """Effective batch: samples per optimizer step."""
+    accumulation: int = 1
+    """Micro-batches per step, of equal size up to one sample. The gradient is exact."""
+
+    def __post_init__(self) -> None:
+        check(positive_int(self.size), "batch.size", self.size, "a whole number >= 1")
+        ok = positive_int(self.accumulation) and self.accumulation <= self.size
+        check(ok, "batch.accumulation", self.accumulation, f"a whole number from 1 to batch.size ({self.size})")
+
+    @property
+    def micro(self) -> int:
+        """Samples in the largest micro-batch."""
+        return math.ceil(self.size / self.accumulation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Arithmetic of forward and backward; weights and optimizer state stay fp32."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs forward and backward under autocast."""
+
+    def __post_init__(self) -> None:
+        check(self.dtype in ("fp32", "bf16"), "precision.dtype", self.dtype, "'fp32' or 'bf16'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """The optimizer and its constants."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """adamw: decoupled weight decay (arXiv 1711.05101); sgd: with Nesterov momentum."""
+    lr: float = 1e-3
+    """Peak learning rate, reached after the warm-up."""
+    weight_decay: float = 0.0
+    """Decay of the weights per step, times the learning rate; biases and norms are exempt."""
+    momentum: float = 0.9
+    """Nesterov momentum of sgd; first beta of adamw."""
+
+    def __post_init__(self) -> None:
+        check(self.name in ("adamw", "sgd"), "optim.name", self.name, "'adamw' or 'sgd'")
+        check(0 < self.lr < math.inf, "optim.lr", self.lr, "a finite number > 0")
+        check(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "a finite number >= 0")
+        check(0 < self.momentum < 1, "optim.momentum", self.momentum, "between 0 and 1, exclusive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate as a function of progress through the horizon."""
+
+    name: Literal["linear", "cosine", "constant"] = "constant"
+    """linear and cosine end at zero at the horizon (arXiv 1905.04753)."""
+    warmup: float = 0.0
+    """Share of the horizon over which the learning rate rises linearly from zero."""
+
+    def __post_init__(self) -> None:
+        names = ("linear", "cosine", "constant")
+        check(self.name in names, "schedule.name", self.name, "'linear', 'cosine' or 'constant'")
+        check(0 <= self.warmup <= 0.9, "schedule.warmup", self.warmup, "between 0 and 0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which samples a batch is made of."""
+
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    """uniform: every sample once per epoch; class_balanced: every class equally often, with replacement."""
+
+    def __post_init__(self) -> None:
+        names = ("uniform", "class_balanced")
+        check(self.sampling in names, "data.sampling", self.sampling, "'uniform' or 'class_balanced'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularize:
+    """What keeps the model from fitting noise."""
+
+    label_smoothing: float = 0.0
+    """Share of the target mass spread over all classes; needs the cross-entropy loss."""
+
+    def __post_init__(self) -> None:
+        ok = 0 <= self.label_smoothing < 1
+        check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """The length the schedules are annealed to, and at which training ends."""
+
+    samples: int = 1_000_000
+    """Training samples, repeats counted (epochs x size of the training set)."""
+    steps: int = 0
+    """Optimizer steps; if not 0, instead of samples."""
+    seconds: float = 0.0
+    """Training seconds, evaluations included; if not 0, instead of samples: schedules are annealed by elapsed time."""
+    flops: float = 0.0
+    """FLOPs of training and evaluations; if not 0, instead of samples. Needs a model whose FLOPs can be counted."""
+
+    def __post_init__(self) -> None:
+        check(positive_int(self.samples), "horizon.samples", self.samples, "a whole number >= 1")
+        check(self.steps == 0 or positive_int(self.steps), "horizon.steps", self.steps, "a whole number >= 0")
+        check(0 <= self.seconds < math.inf, "horizon.seconds", self.seconds, "a finite number >= 0")
+        check(0 <= self.flops < math.inf, "horizon.flops", self.flops, "a finite number >= 0")
+        given = [name for name in ("steps", "seconds", "flops") if getattr(self, name)]
+        if len(given) > 1:
+            hint = "Keep one of them; without any the horizon is horizon.samples."
+            raise UsageError(f"config.horizon: {' and '.join(given)} are both set", hint)
+
+    @property
+    def unit(self) -> Literal["samples", "steps", "seconds", "flops"]:
+        """What the horizon is counted in."""
+        return "steps" if self.steps else "seconds" if self.seconds else "flops" if self.flops else "samples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """When the validation metric is looked at; each look is on the clock."""
+
+    every_samples: int = 50_000
+    """Training samples between evaluations; the end of the horizon is always evaluated."""
+
+    def __post_init__(self) -> None:
+        ok = positive_int(self.every_samples)
+        check(ok, "evaluate.every_samples", self.every_samples, "a whole number >= 1")

@@ -1,0 +1,103 @@
+"""What one training is made of: the loaded task, its parts, and what one optimizer step is to be. Values only.
+
+Must not know how the parts are made (`build`), nor run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from autoaccel.config import TrainerConfig
+from autoaccel.tasks.base import Task
+from autoaccel.trainer.data import Batch, Drawn, Split
+from autoaccel.trainer.losses import Loss
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task whose data is where the device can read it; shared by all trainings of a process."""
+
+    task: Task
+    device: torch.device
+    train: Split
+    validation: Split
+    test: Split | None
+    flops_per_sample: float = 0.0
+    """Forward and backward of one training sample; 0 if not counted."""
+    evaluation_flops: float = 0.0
+    """One pass over the validation set; 0 if not counted."""
+    own_loss: bool = False
+    """The task's `step` computes the loss itself, so that no setting can change it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as a function of progress: decided before it is run."""
+
+    number: int
+    """Steps before it."""
+    position: int
+    """Samples before it, in the order in which they are drawn."""
+    done: float
+    """Share of the horizon behind it."""
+    size: int
+    """Samples in it."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint has to hold of a part."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
+class Order(Protocol):
+    """Decides which samples a step is made of; may learn from their losses."""
+
+    @property
+    def wants_losses(self) -> bool:
+        """Whether `learn` is to be called with the loss of every sample."""
+        ...
+
+    def draw(self, position: int, size: int, done: float) -> Drawn: ...
+
+    def learn(self, indices: torch.Tensor, losses: torch.Tensor) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one training is made of."""
+
+    config: TrainerConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    evaluation_loss: Loss
+    """The loss without label smoothing: what the metrics loss and perplexity are made of."""
+    order: Order
+    autocast: Callable[[], AbstractContextManager[Any]]
+    update: Callable[[], Any]
+    """From gradients to weights: the optimizer's step and what goes before it."""
+    prepare: Callable[[Batch, torch.Tensor, Step], Batch] = lambda batch, _indices, _step: batch
+    """What becomes of a batch on the device before the model sees it; its sample indices are given."""
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
+    """The loss as backward wants it."""
+    progressive: tuple[Callable[[float], None], ...] = ()
+    """Settings of the model that follow the share of the horizon that is done; called before every step."""
+    after_step: tuple[Callable[[Step], None], ...] = ()
+    """What follows an optimizer step: averages of the weights."""
+    for_evaluation: tuple[Callable[[], AbstractContextManager[None]], ...] = ()
+    """What holds while the model is evaluated: averaged weights in place of the trained ones."""
+    state: tuple[tuple[str, Stateful], ...] = ()
+    """By name, what a checkpoint holds beside model, optimizer and order."""
