@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
-from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule, check
+from autoaccel.sections import Batch, Data, Evaluate, Horizon, Loader, Optim, Precision, Regularize, Schedule, check
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that cannot be together."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    hint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,7 @@ class TrainerConfig:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     data: Data = field(default_factory=Data)
+    loader: Loader = field(default_factory=Loader)
     regularize: Regularize = field(default_factory=Regularize)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -44,6 +54,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         ok = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**63
         check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        found = [conflict for conflict in _CONFLICTS if conflict.holds(self)]
+        if found:
+            text = "\n  ".join(f"config: {conflict.reason}" for conflict in found)
+            raise UsageError(text, " ".join(conflict.hint for conflict in found))
 
     @property
     def n_steps(self) -> int:
@@ -60,6 +74,16 @@ class TrainerConfig:
         given = {path: value for path, value in to_params(replace(self, seed=0)).items() if value != defaults[path]}
         # Whole numbers in float fields are the same point: they come back as floats from a file or a worker.
         return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
+
+
+_CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        lambda c: c.loader.pin and not c.loader.workers,
+        "loader.pin needs loader.workers: only they can copy into page-locked memory ahead of the training",
+        "Set loader.workers to 1 or more, or loader.pin to false.",
+    ),
+)
+"""Settings that exclude each other; what a task or a machine cannot use stands in `trainer.applicability`."""
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

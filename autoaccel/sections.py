@@ -102,6 +102,23 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loader:
+    """How samples that do not fit on the device, or are augmented when they are read, get there."""
+
+    workers: int = 0
+    """Processes that read samples ahead of the training; 0: it reads them itself."""
+    prefetch: int = 2
+    """Batches that every worker is ahead."""
+    pin: bool = False
+    """Workers put batches into page-locked memory, from where they are copied while the device computes."""
+
+    def __post_init__(self) -> None:
+        workers_ok = self.workers == 0 or positive_int(self.workers)
+        check(workers_ok, "loader.workers", self.workers, "a whole number >= 0")
+        check(positive_int(self.prefetch), "loader.prefetch", self.prefetch, "a whole number >= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Regularize:
     """What keeps the model from fitting noise."""
 

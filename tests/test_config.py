@@ -43,13 +43,27 @@ params = st.fixed_dictionaries(
         "schedule.name": st.sampled_from(["linear", "cosine", "constant"]),
         "schedule.warmup": st.floats(min_value=0, max_value=0.9),
         "data.sampling": st.sampled_from(["uniform", "class_balanced"]),
+        "loader.workers": st.integers(0, 64),
+        "loader.prefetch": st.integers(1, 16),
+        "loader.pin": st.booleans(),
+        "horizon.steps": st.integers(0, 10**9),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
         "evaluate.every_samples": st.integers(1, 10**12),
         "seed": st.integers(0, 2**63 - 1),
     },
 )
-configs = params.map(lambda p: with_params(TrainerConfig(), p))
+
+
+def config_of(changed: dict[str, Any]) -> TrainerConfig | None:
+    """None where settings exclude each other."""
+    try:
+        return with_params(TrainerConfig(), changed)
+    except UsageError:
+        return None
+
+
+configs = params.map(config_of).filter(lambda config: config is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------- four forms

@@ -39,7 +39,19 @@ def _no_cross_entropy(loaded: LoadedTask) -> str:
     return "it needs the cross_entropy loss, the task has its own" if own else ""
 
 
+def _is_resident(loaded: LoadedTask) -> str:
+    return "" if loaded.train.tensors is None else "the data are in memory already: there is nothing to read"
+
+
+def _no_pinning(loaded: LoadedTask) -> str:
+    return (
+        "" if loaded.device.type == "cuda" else f"page-locked memory is for CUDA devices, this is {loaded.device.type}"
+    )
+
+
 NEEDS: tuple[Need, ...] = (
+    Need("loader.workers", 0, _is_resident),
+    Need("loader.pin", False, _no_pinning),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )

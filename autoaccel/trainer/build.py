@@ -6,8 +6,9 @@ Techniques that change these parts enter here, in one written order (`build`). M
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 from autoaccel.trainer.techniques.sampling import SampleOrder
 
@@ -65,6 +67,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     model = new_model(loaded.task).to(loaded.device)
     # 2 What it is trained on, and towards what.
     order = SampleOrder(loaded.train, config.data, config.seed)
+    reading = _reading(loaded, config)
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
@@ -77,7 +80,24 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         order=order,
         autocast=_autocast(config, loaded.device),
         update=_update(optimizer),
+        **reading,
     )
+
+
+def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
+    """The parts that read data: here, or in worker processes."""
+    if not config.loader.workers:
+        return {"fetch": lambda indices, _position: loaded.train.take(indices)}
+    # The workers are told what will be drawn by an order of their own: one that does not learn draws the same.
+    order, size = SampleOrder(loaded.train, config.data, config.seed), config.batch.size
+
+    def wanted_from(position: int) -> Iterator[Wanted]:
+        for at in count(position, size):
+            yield from in_pieces(order.draw(at, size, 0.0).indices, at, config.batch.accumulation)
+
+    fetch = Fetch(Ahead(loaded.train, config.loader, config.seed), wanted_from)
+    batches = InOrder(config.loader, config.seed)
+    return {"fetch": fetch, "batches": batches, "closing": (fetch.close, batches.close)}
 
 
 def _update(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:

@@ -5,7 +5,7 @@ Must not know models or losses, nor which samples are drawn when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,17 @@ class Split:
         """The batch of these samples, on the device. `indices`: int64, any device, shape (k,)."""
         if self.tensors is not None:
             return map_batch(self.tensors, lambda t: t.index_select(0, indices.to(t.device)).to(self.device))
-        samples = [self.dataset[int(i)] for i in indices.tolist()]
-        return map_batch(_as_batch(default_collate(samples), self.name), lambda t: t.to(self.device))
+        batch = self.collate([self.dataset[int(i)] for i in indices.tolist()])
+        return map_batch(batch, lambda t: t.to(self.device))
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """The batch of samples that were read, where they were read."""
+        return _as_batch(default_collate(samples), self.name)
+
+    def in_order(self, n: int, size: int) -> Iterator[Batch]:
+        """Batches of the first `n` samples, on the device."""
+        for at in range(0, n, size):
+            yield self.take(torch.arange(at, min(at + size, n)))
 
     @property
     def targets(self) -> torch.Tensor | None:
@@ -91,12 +100,11 @@ def load_split(data: Any, name: str, device: torch.device) -> Split:
     if n == 0:
         raise UsageError(f"{name} data: empty dataset (0 samples)", "Give at least one sample.")
     looks = range(min(n, _N_LOOKS))
-    samples = _read(data, [looks], name)
-    is_random = any(not _same(a, b) for a, b in zip(columns(samples), columns(_read(data, [looks], name)), strict=True))
+    samples = _read(data, looks, name)
+    is_random = any(not _same(a, b) for a, b in zip(columns(samples), columns(_read(data, looks, name)), strict=True))
     if is_random or _bytes(samples) / len(looks) * n > _DEVICE_SHARE * _free_bytes(device):
         return Split(name, n, device, None, data)
-    whole = _read(data, [range(at, min(at + _CHUNK, n)) for at in range(0, n, _CHUNK)], name)
-    return Split(name, n, device, _to_device(whole, device))
+    return Split(name, n, device, _to_device(_read_whole(data, n, name), device))
 
 
 def columns(batch: Batch) -> list[torch.Tensor]:
@@ -149,26 +157,40 @@ def _tensor(value: Any, where: str, is_target: bool) -> torch.Tensor:
     return tensor.long() if is_target and not tensor.is_floating_point() else tensor
 
 
-def _read(dataset: Any, ranges: Iterable[range], name: str) -> Batch:
-    """The batch of all samples in these ranges, read one range at a time."""
-    chunks, at = [], 0
+def _read_whole(dataset: Any, n: int, name: str) -> Batch:
+    """The batch of all samples, read into tensors of the final size: never held twice."""
+    first = _read(dataset, range(min(n, _CHUNK)), name)
+    whole = map_batch(first, lambda t: t.new_empty((n, *t.shape[1:])))
+    at = 0
+    while at < n:
+        chunk = first if at == 0 else _read(dataset, range(at, min(at + _CHUNK, n)), name)
+        for column, part in zip(columns(whole), columns(chunk), strict=True):
+            if column.shape[1:] != part.shape[1:] or column.dtype != part.dtype:
+                found = f"{part.dtype} {tuple(part.shape[1:])} after {column.dtype} {tuple(column.shape[1:])}"
+                raise _no_batch(name, at, found)
+            column[at : at + len(part)] = part
+        at += _CHUNK
+    return whole
+
+
+def _read(dataset: Any, wanted: range, name: str) -> Batch:
+    """The batch of some samples."""
+    samples, at = [], 0
     try:
-        for indices in ranges:
-            samples = []
-            for at in indices:
-                samples.append(dataset[at])
-            chunks.append(default_collate(samples))
-        whole = [_as_batch(chunk, name) for chunk in chunks]
-        if isinstance(whole[0], dict):
-            return {key: torch.cat([chunk[key] for chunk in whole]) for key in whole[0]}
-        return tuple(torch.cat(column) for column in zip(*whole, strict=True))
+        for at in wanted:
+            samples.append(dataset[at])
+        return _as_batch(default_collate(samples), name)
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(
-            f"{name} data: samples up to number {at} do not make a batch: {describe(error)}",
-            "Every sample has to be a tuple or dict of tensors of the same shapes.",
-        ) from error
+        raise _no_batch(name, at, describe(error)) from error
+
+
+def _no_batch(name: str, at: int, why: str) -> UsageError:
+    return UsageError(
+        f"{name} data: samples up to number {at} do not make a batch: {why}",
+        "Every sample has to be a tuple or dict of tensors of the same shapes.",
+    )
 
 
 def _length(batch: Batch, name: str) -> int:

@@ -29,8 +29,7 @@ def evaluate(task: Task, parts: Parts, split: Split, limit: int | None = None) -
         for holds in parts.for_evaluation:
             stack.enter_context(holds())
         parts.model.eval()
-        for at in range(0, n, EVALUATION_BATCH):
-            batch = split.take(torch.arange(at, min(at + EVALUATION_BATCH, n)))
+        for batch in parts.batches(split, n, EVALUATION_BATCH):
             with parts.autocast():
                 out = forward(task, parts.model, parts.evaluation_loss, batch)
             kept.append(_keep(task, out))

@@ -142,7 +142,7 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn) -> tor
     weights = [None] * n_pieces if drawn.weights is None else drawn.weights.tensor_split(n_pieces)
     total, loss_sum = 0.0, torch.zeros((), device=loaded.device)
     for indices, weight in zip(pieces, weights, strict=True):
-        batch = parts.prepare(loaded.train.take(indices), indices, step)
+        batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
         with parts.autocast():
             out = forward(loaded.task, parts.model, parts.loss, batch, weight, parts.order.wants_losses)
         weighted = out.loss * (out.n / size)

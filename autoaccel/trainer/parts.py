@@ -5,7 +5,7 @@ Must not know how the parts are made (`build`), nor run them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,6 +89,10 @@ class Parts:
     autocast: Callable[[], AbstractContextManager[Any]]
     update: Callable[[], Any]
     """From gradients to weights: the optimizer's step and what goes before it."""
+    fetch: Callable[[torch.Tensor, int], Batch]
+    """The training samples of these indices, on the device, for the step at that position of the order."""
+    batches: Callable[[Split, int, int], Iterator[Batch]] = Split.in_order
+    """The first so many samples of a split, in batches of that size: what an evaluation reads."""
     prepare: Callable[[Batch, torch.Tensor, Step], Batch] = lambda batch, _indices, _step: batch
     """What becomes of a batch on the device before the model sees it; its sample indices are given."""
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
@@ -101,3 +105,5 @@ class Parts:
     """What holds while the model is evaluated: averaged weights in place of the trained ones."""
     state: tuple[tuple[str, Stateful], ...] = ()
     """By name, what a checkpoint holds beside model, optimizer and order."""
+    closing: tuple[Callable[[], None], ...] = ()
+    """What ends with the training, however it ends."""

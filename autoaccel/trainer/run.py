@@ -93,6 +93,9 @@ def run_training(
         _LOG.exception("training %d failed", spec.trial)  # a worker's standard error is the run's worker.log
         outcome = "oom" if is_out_of_memory(error) else "crashed"
         message, at = describe(error), _at_failure(last, watch, setup_s)
+    finally:
+        for close in parts.closing if parts else ():
+            close()
     value = at.value if at.value is not None and math.isfinite(at.value) else None
     ended = Ended(spec.trial, outcome, at.elapsed_s, setup_s, at.samples, at.steps, at.flops, value, message, facts)
     return ended, parts.model if parts else None

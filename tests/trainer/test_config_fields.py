@@ -37,8 +37,12 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 """Fields that change the final weights: path, another value, what else is set."""
 
-OTHERWISE = {"batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"}
-"""Fields with an effect of another kind; tested one by one below, and the horizons in test_loop.py."""
+OTHERWISE = {
+    *("batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"),
+    *("loader.workers", "loader.prefetch", "loader.pin"),
+}
+"""Fields with an effect of another kind; tested one by one below, horizons in test_loop.py, loaders in
+techniques/test_loader.py."""
 
 
 def test_every_field_is_tested_here() -> None:
