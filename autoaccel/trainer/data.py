@@ -23,7 +23,8 @@ _DEVICE_SHARE = 0.4
 """Data lives on the device if it takes at most this share of its free memory; the rest is for training."""
 _N_LOOKS = 32
 """Samples read twice to see whether a Dataset augments: a change of one sample in ten is missed once in 500 times."""
-_CHUNK = 1024
+_CHUNK_BYTES = 2**20
+"""Samples are read so much at a time: they are held a second time meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -159,17 +160,16 @@ def _tensor(value: Any, where: str, is_target: bool) -> torch.Tensor:
 
 def _read_whole(dataset: Any, n: int, name: str) -> Batch:
     """The batch of all samples, read into tensors of the final size: never held twice."""
-    first = _read(dataset, range(min(n, _CHUNK)), name)
+    first = _read(dataset, range(1), name)
+    size = max(1, _CHUNK_BYTES // max(1, _bytes(first)))
     whole = map_batch(first, lambda t: t.new_empty((n, *t.shape[1:])))
-    at = 0
-    while at < n:
-        chunk = first if at == 0 else _read(dataset, range(at, min(at + _CHUNK, n)), name)
+    for at in range(0, n, size):
+        chunk = _read(dataset, range(at, min(at + size, n)), name)
         for column, part in zip(columns(whole), columns(chunk), strict=True):
             if column.shape[1:] != part.shape[1:] or column.dtype != part.dtype:
                 found = f"{part.dtype} {tuple(part.shape[1:])} after {column.dtype} {tuple(column.shape[1:])}"
                 raise _no_batch(name, at, found)
             column[at : at + len(part)] = part
-        at += _CHUNK
     return whole
 
 
