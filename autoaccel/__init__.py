@@ -14,14 +14,28 @@ if TYPE_CHECKING:
     from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
-    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Loader, Optim, Precision, Regularize, Schedule
+    from autoaccel.sections import (
+        Augment,
+        Batch,
+        Curriculum,
+        Data,
+        Evaluate,
+        Horizon,
+        Loader,
+        Optim,
+        Precision,
+        Regularize,
+        Schedule,
+    )
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
 _HOME = {
     "AutoaccelError": "errors",
+    "Augment": "sections",
     "Batch": "sections",
     "Budget": "budget",
+    "Curriculum": "sections",
     "Data": "sections",
     "Evaluate": "sections",
     "Horizon": "sections",
@@ -43,9 +57,11 @@ _HOME = {
 }
 
 __all__ = [
+    "Augment",
     "AutoaccelError",
     "Batch",
     "Budget",
+    "Curriculum",
     "Data",
     "Evaluate",
     "Horizon",

@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
-from autoaccel.sections import Batch, Data, Evaluate, Horizon, Loader, Optim, Precision, Regularize, Schedule, check
+from autoaccel.sections import (
+    Augment,
+    Batch,
+    Curriculum,
+    Data,
+    Evaluate,
+    Horizon,
+    Loader,
+    Optim,
+    Precision,
+    Regularize,
+    Schedule,
+    check,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -45,6 +58,8 @@ class TrainerConfig:
     schedule: Schedule = field(default_factory=Schedule)
     data: Data = field(default_factory=Data)
     loader: Loader = field(default_factory=Loader)
+    augment: Augment = field(default_factory=Augment)
+    curriculum: Curriculum = field(default_factory=Curriculum)
     regularize: Regularize = field(default_factory=Regularize)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -81,6 +96,16 @@ _CONFLICTS: tuple[Conflict, ...] = (
         lambda c: c.loader.pin and not c.loader.workers,
         "loader.pin needs loader.workers: only they can copy into page-locked memory ahead of the training",
         "Set loader.workers to 1 or more, or loader.pin to false.",
+    ),
+    Conflict(
+        lambda c: c.curriculum.resolution < 1 and c.curriculum.sequence < 1,
+        "curriculum.resolution and curriculum.sequence: samples are images or sequences, not both",
+        "Set one of them to 1.",
+    ),
+    Conflict(
+        lambda c: bool(c.batch.ramp and c.loader.workers and c.horizon.unit != "samples"),
+        "loader.workers and batch.ramp need a horizon in samples: else nobody knows ahead how large a step will be",
+        "Set horizon.samples alone, or one of the two to 0.",
     ),
 )
 """Settings that exclude each other; what a task or a machine cannot use stands in `trainer.applicability`."""

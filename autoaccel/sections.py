@@ -31,11 +31,14 @@ class Batch:
     """Effective batch: samples per optimizer step."""
     accumulation: int = 1
     """Micro-batches per step, of equal size up to one sample. The gradient is exact."""
+    ramp: float = 0.0
+    """Share of the horizon in which steps are smaller: a quarter of `size`, then half (arXiv 2604.26687); 0: none."""
 
     def __post_init__(self) -> None:
         check(positive_int(self.size), "batch.size", self.size, "a whole number >= 1")
         ok = positive_int(self.accumulation) and self.accumulation <= self.size
         check(ok, "batch.accumulation", self.accumulation, f"a whole number from 1 to batch.size ({self.size})")
+        check(0 <= self.ramp <= 1, "batch.ramp", self.ramp, "between 0 and 1")
 
     @property
     def micro(self) -> int:
@@ -116,6 +119,56 @@ class Loader:
         workers_ok = self.workers == 0 or positive_int(self.workers)
         check(workers_ok, "loader.workers", self.workers, "a whole number >= 0")
         check(positive_int(self.prefetch), "loader.prefetch", self.prefetch, "a whole number >= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is changed in the images of a batch, on the device, before the model sees them."""
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Mirrored left to right: at random, or every other epoch (arXiv 2404.00498)."""
+    translate: int = 0
+    """Shifted by up to so many pixels, the edges mirrored."""
+    cutout: int = 0
+    """Side in pixels of one square that is blanked (arXiv 1708.04552)."""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """Random operations: TrivialAugment (arXiv 2103.10158) or RandAugment with two of them (arXiv 1909.13719)."""
+    level: int = 9
+    """Strength of RandAugment's operations, 1 to 30."""
+    mixup: float = 0.0
+    """Alpha of the weights with which pairs are mixed (arXiv 1710.09412); 0: not."""
+    cutmix: float = 0.0
+    """Alpha of the share that is pasted in from another image (arXiv 1905.04899); 0: not. With both, one a batch."""
+
+    def __post_init__(self) -> None:
+        flips, policies = ("none", "random", "alternating"), ("none", "trivial", "rand")
+        check(self.flip in flips, "augment.flip", self.flip, "'none', 'random' or 'alternating'")
+        for name in ("translate", "cutout"):
+            value = getattr(self, name)
+            check(value == 0 or positive_int(value), f"augment.{name}", value, "a whole number of pixels >= 0")
+        check(self.policy in policies, "augment.policy", self.policy, "'none', 'trivial' or 'rand'")
+        check(positive_int(self.level) and self.level <= 30, "augment.level", self.level, "a whole number from 1 to 30")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            check(0 <= value < math.inf, f"augment.{name}", value, "a finite number >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Samples that are smaller early in the training."""
+
+    resolution: float = 1.0
+    """Side of the first images as a share of the full one (progressive resizing, arXiv 2104.00298); 1: always full."""
+    sequence: float = 1.0
+    """Length of the first sequences as a share of the full one (arXiv 2108.06084); 1: full throughout."""
+    until: float = 0.6
+    """Share of the horizon from which samples are full."""
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "sequence"):
+            value = getattr(self, name)
+            check(0.1 <= value <= 1, f"curriculum.{name}", value, "between 0.1 and 1")
+        check(0 < self.until <= 1, "curriculum.until", self.until, "between 0 and 1, 0 excluded")
 
 
 @dataclass(frozen=True, kw_only=True)

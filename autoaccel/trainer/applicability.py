@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
 from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.prepare import images_of, takes_shorter, takes_smaller
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,33 @@ def _no_pinning(loaded: LoadedTask) -> str:
     )
 
 
+def _no_images(loaded: LoadedTask) -> str:
+    return "" if images_of(loaded) is not None else "it needs images as inputs"
+
+
+def _no_bytes(loaded: LoadedTask) -> str:
+    images = images_of(loaded)
+    if images is None:
+        return _no_images(loaded)
+    return "" if images.dtype == torch.uint8 else f"its operations need uint8 images, these are {images.dtype}"
+
+
+def _no_mixing(loaded: LoadedTask) -> str:
+    return _no_images(loaded) or _no_cross_entropy(loaded) or _no_class_labels(loaded)
+
+
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
     Need("loader.pin", False, _no_pinning),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
+    Need("augment.flip", "none", _no_images),
+    Need("augment.translate", 0, _no_images),
+    Need("augment.cutout", 0, _no_images),
+    Need("augment.policy", "none", _no_bytes),
+    Need("augment.mixup", 0.0, _no_mixing),
+    Need("augment.cutmix", 0.0, _no_mixing),
+    Need("curriculum.resolution", 1.0, lambda loaded: takes_smaller(loaded, loaded.task.model().to(loaded.device))),
+    Need("curriculum.sequence", 1.0, lambda loaded: takes_shorter(loaded, loaded.task.model().to(loaded.device))),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -21,6 +20,8 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.prepare import n_classes_of, preparation
+from autoaccel.trainer.schedule import share_done, step_size
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 from autoaccel.trainer.techniques.sampling import SampleOrder
@@ -68,6 +69,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 2 What it is trained on, and towards what.
     order = SampleOrder(loaded.train, config.data, config.seed)
     reading = _reading(loaded, config)
+    prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
@@ -80,6 +82,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         order=order,
         autocast=_autocast(config, loaded.device),
         update=_update(optimizer),
+        prepare=prepare,
         **reading,
     )
 
@@ -89,11 +92,13 @@ def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
     if not config.loader.workers:
         return {"fetch": lambda indices, _position: loaded.train.take(indices)}
     # The workers are told what will be drawn by an order of their own: one that does not learn draws the same.
-    order, size = SampleOrder(loaded.train, config.data, config.seed), config.batch.size
+    order = SampleOrder(loaded.train, config.data, config.seed)
 
     def wanted_from(position: int) -> Iterator[Wanted]:
-        for at in count(position, size):
-            yield from in_pieces(order.draw(at, size, 0.0).indices, at, config.batch.accumulation)
+        while True:
+            size = step_size(config, share_done(config, steps=0, samples=position, elapsed_s=0.0, flops=0.0))
+            yield from in_pieces(order.draw(position, size, 0.0).indices, position, config.batch.accumulation)
+            position += size
 
     fetch = Fetch(Ahead(loaded.train, config.loader, config.seed), wanted_from)
     batches = InOrder(config.loader, config.seed)

@@ -46,6 +46,8 @@ class Split:
     device: torch.device
     tensors: Batch | None
     dataset: Any = None
+    shape: tuple[int, ...] = ()
+    """Of the first tensor of one sample."""
 
     def take(self, indices: torch.Tensor) -> Batch:
         """The batch of these samples, on the device. `indices`: int64, any device, shape (k,)."""
@@ -91,7 +93,7 @@ def load_split(data: Any, name: str, device: torch.device) -> Split:
     """
     if _is_columns(data):
         batch = _as_batch(data, name)
-        return Split(name, _length(batch, name), device, _to_device(batch, device))
+        return Split(name, _length(batch, name), device, _to_device(batch, device), shape=_shape(batch))
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise UsageError(
             f"{name} data: a {type(data).__name__} is neither (inputs, targets), a dict, nor a map-style Dataset",
@@ -104,8 +106,8 @@ def load_split(data: Any, name: str, device: torch.device) -> Split:
     samples = _read(data, looks, name)
     is_random = any(not _same(a, b) for a, b in zip(columns(samples), columns(_read(data, looks, name)), strict=True))
     if is_random or _bytes(samples) / len(looks) * n > _DEVICE_SHARE * _free_bytes(device):
-        return Split(name, n, device, None, data)
-    return Split(name, n, device, _to_device(_read_whole(data, n, name), device))
+        return Split(name, n, device, None, data, _shape(samples))
+    return Split(name, n, device, _to_device(_read_whole(data, n, name), device), shape=_shape(samples))
 
 
 def columns(batch: Batch) -> list[torch.Tensor]:
@@ -206,6 +208,10 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     """On the device if it has room, else in this machine's memory, from where each batch is fetched."""
     fits = device.type == "cpu" or _bytes(batch) <= _DEVICE_SHARE * _free_bytes(device)
     return map_batch(batch, lambda t: t.to(device if fits else "cpu"))
+
+
+def _shape(batch: Batch) -> tuple[int, ...]:
+    return tuple(columns(batch)[0].shape[1:])
 
 
 def _bytes(batch: Batch) -> int:

@@ -17,11 +17,16 @@ from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.prepare import size_share
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
-    """FLOPs of one optimizer step."""
-    return loaded.flops_per_sample * step.size
+    """FLOPs of one optimizer step.
+
+    Smaller images cost as their pixels, shorter sequences as their tokens: exact for convolutions and linear layers,
+    a little too much for attention.
+    """
+    return loaded.flops_per_sample * step.size * size_share(loaded, config, step.done)
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.flops import step_flops
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
-from autoaccel.trainer.schedule import lr_factor, share_done
+from autoaccel.trainer.schedule import lr_factor, share_done, step_size
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
 
@@ -70,7 +70,7 @@ def train(
     losses, n_losses, every = torch.zeros((), device=loaded.device), 0, config.evaluate.every_samples
     parts.model.train()
     while (done := _done(parts, at)) < _OVER:
-        step = Step(at.steps, at.samples, done, config.batch.size)
+        step = Step(at.steps, at.samples, done, step_size(config, done))
         flops = at.flops + step_flops(loaded, config, step)
         if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
             return "capped", replace(at, elapsed_s=watch.elapsed_s())
@@ -113,6 +113,7 @@ def follow_progress(parts: Parts, step: Step) -> None:
     """Everything that is a function of progress: the learning rate, and settings of the model."""
     config = parts.config
     one = 1.0 / config.n_steps if config.horizon.unit in ("samples", "steps") else step.done / max(1, step.number)
+    one *= step.size / config.batch.size if config.horizon.unit == "samples" else 1.0
     lr = config.optim.lr * lr_factor(config.schedule, step.done, one)
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
@@ -137,7 +138,8 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn) -> tor
     Micro-batch gradients are sums weighted by the items behind each mean loss, then divided by their total: exact
     for any split, also where micro-batches hold different numbers of tokens.
     """
-    n_pieces, size = parts.config.batch.accumulation, len(drawn.indices)
+    size = len(drawn.indices)
+    n_pieces = min(parts.config.batch.accumulation, size)
     pieces = drawn.indices.tensor_split(n_pieces)
     weights = [None] * n_pieces if drawn.weights is None else drawn.weights.tensor_split(n_pieces)
     total, loss_sum = 0.0, torch.zeros((), device=loaded.device)

@@ -80,10 +80,12 @@ def loss_of(task: Task, smoothing: float = 0.0) -> Loss:
 
 
 def classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class scores as (items, classes) and targets as (items,).
+    """Class scores as (items, classes) and targets as (items,), or (items, classes) where they are soft.
 
-    Accepts (N, C) with (N,), (N, T, C) with (N, T), and torch's own (N, C, ...) with (N, ...).
+    Accepts (N, C) with (N,), (N, T, C) with (N, T), torch's own (N, C, ...) with (N, ...), and soft (N, C) with (N, C).
     """
+    if outputs.shape == targets.shape:
+        return outputs, targets
     if outputs.shape[:-1] == targets.shape:
         return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
     return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1)

@@ -50,6 +50,9 @@ class Step:
     """Samples in it."""
 
 
+Prepare = Callable[[Batch, torch.Tensor, Step], Batch]
+
+
 class Stateful(Protocol):
     """What a checkpoint has to hold of a part."""
 
@@ -93,7 +96,7 @@ class Parts:
     """The training samples of these indices, on the device, for the step at that position of the order."""
     batches: Callable[[Split, int, int], Iterator[Batch]] = Split.in_order
     """The first so many samples of a split, in batches of that size: what an evaluation reads."""
-    prepare: Callable[[Batch, torch.Tensor, Step], Batch] = lambda batch, _indices, _step: batch
+    prepare: Prepare = lambda batch, _indices, _step: batch
     """What becomes of a batch on the device before the model sees it; its sample indices are given."""
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
     """The loss as backward wants it."""

@@ -16,6 +16,7 @@ SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
+    ("batch.ramp", 0.5, {}),
     ("optim.name", "sgd", {}),
     ("optim.lr", 0.02, {}),
     ("optim.lr", 0.02, SGD),
@@ -40,9 +41,11 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 OTHERWISE = {
     *("batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"),
     *("loader.workers", "loader.prefetch", "loader.pin"),
+    *(f"augment.{name}" for name in ("flip", "translate", "cutout", "policy", "level", "mixup", "cutmix")),
+    *("curriculum.resolution", "curriculum.sequence", "curriculum.until"),
 }
 """Fields with an effect of another kind; tested one by one below, horizons in test_loop.py, loaders in
-techniques/test_loader.py."""
+techniques/test_loader.py, images and sequences in test_prepare.py."""
 
 
 def test_every_field_is_tested_here() -> None:

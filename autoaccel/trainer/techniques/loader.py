@@ -120,7 +120,7 @@ class InOrder:
 
 def in_pieces(indices: torch.Tensor, position: int, n_pieces: int) -> Iterator[Wanted]:
     """The pieces of one step, as the loop asks for them."""
-    for piece in indices.tensor_split(n_pieces):
+    for piece in indices.tensor_split(min(n_pieces, len(indices))):
         yield position, piece.tolist()
 
 
