@@ -132,6 +132,20 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
             "which it never is",
             "It has ['adamw']",
         ),
+        (
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamw"]\n'
+            '[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nwhen = { "optim.name" = ["adamw", "sgd"] }\n',
+            "knob 'optim.lr': ",
+            "needs 'optim.name' to be 'sgd', which it never is",
+            "It has ['adamw']",
+        ),
+        (
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamw"]\n'
+            '[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nwhen = { "optim.name" = [] }\n',
+            "knob 'optim.lr': ",
+            "no value of 'optim.name' in its condition",
+            "Name at least one",
+        ),
         (GOOD + "recipe = 1\n", "knob 'batch.size': ", "unknown key 'recipe'", "Allowed"),
         ("recipe = 1\n" + GOOD, "", "recipe 1 is not a list", "type"),
         (GOOD + '[[recipe]]\nname = "r"\n', "recipe 'r': ", "missing source, params", "Add them"),
