@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
-from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule, check
+from autoaccel.sections import (
+    KERNELS,
+    Batch,
+    Data,
+    Evaluate,
+    Horizon,
+    Optim,
+    Precision,
+    Regularize,
+    Schedule,
+    check,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -44,6 +55,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         ok = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**63
         check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        found = [conflict for conflict in _CONFLICTS if conflict.holds(self)]
+        if found:
+            hints = " ".join(dict.fromkeys(conflict.hint for conflict in found))
+            raise UsageError("\n  ".join(f"config.{conflict.reason}" for conflict in found), hints)
 
     @property
     def n_steps(self) -> int:
@@ -60,6 +75,36 @@ class TrainerConfig:
         given = {path: value for path, value in to_params(replace(self, seed=0)).items() if value != defaults[path]}
         # Whole numbers in float fields are the same point: they come back as floats from a file or a worker.
         return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that exclude each other."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    """Begins with a path and names all settings that take part."""
+    hint: str
+
+
+_CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        lambda c: c.optim.kernel not in ("auto", *KERNELS[c.optim.name]),
+        "optim.kernel: this optim.name has no such kernel",
+        "Set optim.kernel to 'auto'.",
+    ),
+    Conflict(
+        lambda c: c.optim.state == "int8" and (c.optim.name, c.optim.kernel) != ("adamw", "auto"),
+        "optim.state: 8-bit states are those of optim.name 'adamw' with optim.kernel 'auto'",
+        "Set optim.state to 'fp32'.",
+    ),
+    Conflict(
+        lambda c: c.optim.is_schedule_free and c.schedule.name != "constant",
+        "schedule.name: a schedule-free optim.name averages instead of following a schedule",
+        "Set schedule.name to 'constant'; schedule.warmup may stay.",
+    ),
+)
+"""Every pair that excludes each other, checked when a config is made."""
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

@@ -12,6 +12,7 @@ from typing import Any
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
 from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.techniques.optimizers import FUSED_DEVICES
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,19 @@ def _no_cross_entropy(loaded: LoadedTask) -> str:
     return "it needs the cross_entropy loss, the task has its own" if own else ""
 
 
+def _no_fused_kernels(loaded: LoadedTask) -> str:
+    ok = loaded.device.type in FUSED_DEVICES
+    return "" if ok else f"there are fused kernels on {' and '.join(FUSED_DEVICES)} only"
+
+
+def _no_compiled_optimizer(loaded: LoadedTask) -> str:
+    # On 2 CPU cores its kernels took a minute to compile, and without that an update two hundred times its usual time.
+    return "" if loaded.device.type == "cuda" else "8-bit optimizer states are worth their time on CUDA only"
+
+
 NEEDS: tuple[Need, ...] = (
+    Need("optim.kernel", "auto", _no_fused_kernels, ("fused",)),
+    Need("optim.state", "fp32", _no_compiled_optimizer),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )

@@ -23,6 +23,15 @@ def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: fl
     }[horizon.unit]
 
 
+def peak_lr(config: TrainerConfig) -> float:
+    """The learning rate after the warm-up; batches other than 256 scale it if `optim.lr_scaling` says so.
+
+    Linear for SGD (arXiv 1706.02677), as the square root for Adam and its kin (arXiv 2405.14578).
+    """
+    power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[config.optim.lr_scaling]
+    return config.optim.lr * (config.batch.size / 256) ** power
+
+
 def lr_factor(schedule: Schedule, done: float, step: float) -> float:
     """Share of the peak learning rate at one step.
 

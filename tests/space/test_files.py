@@ -96,13 +96,13 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
         (
             '[[knob]]\npath = "optim.name"\nlow = 1\nhigh = 2\n',
             "knob 'optim.name': ",
-            "expected 'adamw' or 'sgd'",
+            "'schedule_free_sgd'",
             "adamw",
         ),
         (
-            '[[knob]]\npath = "optim.name"\nchoices = ["adam"]\n',
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamv"]\n',
             "knob 'optim.name': ",
-            "expected 'adamw' or 'sgd'",
+            "'schedule_free_sgd'",
             "adamw",
         ),
         (
