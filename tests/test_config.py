@@ -130,7 +130,7 @@ def test_a_file_is_versioned_and_readable(tmp_path: Path) -> None:
         ({"batch": {"size": 64.0}}, ["config.batch.size: expected a whole number, got 64.0"]),
         ({"batch": {"size": True}}, ["config.batch.size: expected a whole number, got True"]),
         ({"precision": {"dtype": "fp16"}}, ["config.precision.dtype: expected 'fp32' or 'bf16', got 'fp16'"]),
-        ({"optim": {"name": "adamv"}}, ["'sgd'", "got 'adamv'", "Did you mean 'adamw'?"]),
+        ({"optim": {"name": "adamww"}}, ["'sgd'", "got 'adamww'", "Did you mean 'adamw'?"]),
         ({"schedule": {"name": "step"}}, ["'linear', 'cosine' or 'constant'", "Allowed: constant, cosine, linear."]),
         ({"data": {"sampling": "random"}}, ["'uniform' or 'class_balanced'"]),
         ({"batch": {"size": 1.5}, "optim": {"lr": "x"}}, ["config.batch.size", "config.optim.lr"]),

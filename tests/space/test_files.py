@@ -100,7 +100,7 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
             "adamw",
         ),
         (
-            '[[knob]]\npath = "optim.name"\nchoices = ["adamv"]\n',
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamww"]\n',
             "knob 'optim.name': ",
             "'schedule_free_sgd'",
             "adamw",

@@ -351,7 +351,10 @@ def test_facts_say_what_a_task_can_use(make_task: MakeTask) -> None:
     _, stepped = preflight(make_task(**SEQUENCES, step=tuple_step))
     _, own = preflight(make_task(**SEQUENCES, step=weighted_step))
     _, streamed = preflight(make_task(**{**given, "train": Augmented()}))
-    found = [[row["path"] for row in f["unavailable"]] for f in (plain, stepped, own, streamed)]
+    device = {"optim.state"}  # what depends on the device, not on the task
+    found = [
+        [row["path"] for row in f["unavailable"] if row["path"] not in device] for f in (plain, stepped, own, streamed)
+    ]
     assert found == [[], [], ["regularize.label_smoothing"], ["data.sampling"]]
 
 
