@@ -103,6 +103,16 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "schedule.name: a schedule-free optim.name averages instead of following a schedule",
         "Set schedule.name to 'constant'; schedule.warmup may stay.",
     ),
+    Conflict(
+        lambda c: c.schedule.name == "wsd" and c.schedule.warmup + c.schedule.cooldown > 1,
+        "schedule.cooldown: with schedule.warmup it is longer than the whole horizon",
+        "Make their sum at most 1.",
+    ),
+    Conflict(
+        lambda c: c.schedule.name == "one_cycle" and c.optim.state == "int8",
+        "schedule.name: 'one_cycle' moves the momentum, for which 8-bit optim.state would be compiled anew each step",
+        "Set schedule.name to 'cosine', or optim.state to 'fp32'.",
+    ),
 )
 """Every pair that excludes each other, checked when a config is made."""
 

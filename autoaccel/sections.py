@@ -119,15 +119,20 @@ class Optim:
 class Schedule:
     """The learning rate as a function of progress through the horizon."""
 
-    name: Literal["linear", "cosine", "constant"] = "constant"
-    """linear and cosine end at zero at the horizon (arXiv 1905.04753)."""
+    name: Literal["linear", "cosine", "constant", "rex", "wsd", "one_cycle"] = "constant"
+    """All but constant end at zero at the horizon (arXiv 1905.04753). linear; cosine; rex: slow at first, then ever
+    faster (2107.04197); wsd: stable, then a linear cooldown (2405.18392); one_cycle: along cosines up from a 25th of
+    the peak and down, momentum the other way (1708.07120)."""
     warmup: float = 0.0
-    """Share of the horizon over which the learning rate rises linearly from zero."""
+    """Share of the horizon over which the learning rate rises: linearly from zero, of one_cycle its rising part."""
+    cooldown: float = 0.2
+    """Share of the horizon over which wsd falls to zero."""
 
     def __post_init__(self) -> None:
-        names = ("linear", "cosine", "constant")
-        check(self.name in names, "schedule.name", self.name, "'linear', 'cosine' or 'constant'")
+        names = ("linear", "cosine", "constant", "rex", "wsd", "one_cycle")
+        check(self.name in names, "schedule.name", self.name, "one of " + ", ".join(map(repr, names)))
         check(0 <= self.warmup <= 0.9, "schedule.warmup", self.warmup, "between 0 and 0.9")
+        check(0 < self.cooldown <= 1, "schedule.cooldown", self.cooldown, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +157,29 @@ class Regularize:
     def __post_init__(self) -> None:
         ok = 0 <= self.label_smoothing < 1
         check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """Which average of the weights is evaluated and returned, in place of the last ones."""
+
+    name: Literal["none", "ema", "lawa", "swa", "lookahead"] = "none"
+    """ema: exponential, forgetting by half over `half_life` (arXiv 2502.06761); lawa: of six points across the latest
+    `window` (2209.14981); swa: of all steps in the last `window` of the horizon (1803.05407); lookahead: every `every`
+    steps weights are pulled halfway back to a slow copy (1907.08610)."""
+    half_life: float = 0.01
+    """Share of the horizon; of ema."""
+    window: float = 0.1
+    """Share of the horizon; of lawa and swa."""
+    every: int = 5
+    """Steps between two pulls; of lookahead."""
+
+    def __post_init__(self) -> None:
+        names = ("none", "ema", "lawa", "swa", "lookahead")
+        check(self.name in names, "average.name", self.name, "one of " + ", ".join(map(repr, names)))
+        check(0 < self.half_life <= 1, "average.half_life", self.half_life, "above 0 and at most 1")
+        check(0 < self.window <= 1, "average.window", self.window, "above 0 and at most 1")
+        check(positive_int(self.every), "average.every", self.every, "a whole number >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,9 @@ params = st.fixed_dictionaries(
         "optim.beta2": st.floats(min_value=0.01, max_value=0.9999),
         "optim.clip": st.floats(min_value=0, max_value=100),
         "optim.lr_scaling": st.sampled_from(["none", "linear", "sqrt"]),
-        "schedule.name": st.sampled_from(["linear", "cosine", "constant"]),
+        "schedule.name": st.sampled_from(["linear", "cosine", "constant", "rex", "one_cycle"]),
         "schedule.warmup": st.floats(min_value=0, max_value=0.9),
+        "schedule.cooldown": st.floats(min_value=0.01, max_value=1),
         "data.sampling": st.sampled_from(["uniform", "class_balanced"]),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
@@ -131,7 +132,10 @@ def test_a_file_is_versioned_and_readable(tmp_path: Path) -> None:
         ({"batch": {"size": True}}, ["config.batch.size: expected a whole number, got True"]),
         ({"precision": {"dtype": "fp16"}}, ["config.precision.dtype: expected 'fp32' or 'bf16', got 'fp16'"]),
         ({"optim": {"name": "adamww"}}, ["'sgd'", "got 'adamww'", "Did you mean 'adamw'?"]),
-        ({"schedule": {"name": "step"}}, ["'linear', 'cosine' or 'constant'", "Allowed: constant, cosine, linear."]),
+        (
+            {"schedule": {"name": "step"}},
+            ["'wsd' or 'one_cycle', got 'step'", "Allowed: constant, cosine, linear, one_cycle, rex, wsd."],
+        ),
         ({"data": {"sampling": "random"}}, ["'uniform' or 'class_balanced'"]),
         ({"batch": {"size": 1.5}, "optim": {"lr": "x"}}, ["config.batch.size", "config.optim.lr"]),
         ({"seed": "1"}, ["config.seed: expected a whole number, got '1'"]),
@@ -160,6 +164,8 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("optim.clip", -1.0, "a finite number >= 0"),
         ("optim.clip", float("inf"), "a finite number >= 0"),
         ("schedule.warmup", 0.95, "between 0 and 0.9"),
+        ("schedule.cooldown", 0.0, "above 0 and at most 1"),
+        ("schedule.cooldown", 1.1, "above 0 and at most 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
@@ -185,6 +191,14 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
         (
             {"optim.name": "schedule_free_adamw", "schedule.name": "linear"},
             ["schedule.name", "optim.name", "'constant'"],
+        ),
+        (
+            {"schedule.name": "wsd", "schedule.warmup": 0.5, "schedule.cooldown": 0.6},
+            ["schedule.cooldown", "schedule.warmup", "at most 1"],
+        ),
+        (
+            {"schedule.name": "one_cycle", "optim.state": "int8"},
+            ["schedule.name", "optim.state", "'cosine'"],
         ),
     ],
 )

@@ -18,8 +18,8 @@ from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.flops import evaluation_flops, step_flops
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
-from autoaccel.trainer.schedule import lr_factor, peak_lr, share_done
-from autoaccel.trainer.techniques.optimizers import set_rate
+from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done
+from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
 
@@ -114,8 +114,10 @@ def follow_progress(parts: Parts, step: Step) -> None:
     """Everything that is a function of progress: the learning rate, and settings of the model."""
     config = parts.config
     one = 1.0 / config.n_steps if config.horizon.unit in ("samples", "steps") else step.done / max(1, step.number)
-    lr = peak_lr(config) * lr_factor(config.schedule, step.done, one)
-    set_rate(parts.optimizer, lr)
+    factor = lr_factor(config.schedule, step.done, one)
+    set_rate(parts.optimizer, peak_lr(config) * factor)
+    if config.schedule.name == "one_cycle":
+        set_momentum(parts.optimizer, momentum(config, factor))
     for follow in parts.progressive:
         follow(step.done)
 

@@ -1,4 +1,4 @@
-"""Values that are functions of progress through the horizon: the learning rate, and progress itself.
+"""Values that are functions of progress through the horizon: learning rate, momentum, and progress itself.
 
 Pure functions of the config; must not know the optimizer.
 """
@@ -9,6 +9,9 @@ import math
 
 from autoaccel.config import TrainerConfig
 from autoaccel.sections import Schedule
+
+_LOW = 0.04
+"""Share of the peak rate at which one_cycle begins."""
 
 
 def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: float, flops: float) -> float:
@@ -35,20 +38,39 @@ def peak_lr(config: TrainerConfig) -> float:
 def lr_factor(schedule: Schedule, done: float, step: float) -> float:
     """Share of the peak learning rate at one step.
 
-    The rate rises linearly over the warm-up, is at its peak on the first step after it, and falls to zero at the
-    horizon (linear and cosine), so that every trial is a complete short training (arXiv 1905.04753).
+    The rate rises over the warm-up, is at its peak on the first step after it, and falls to zero at the horizon (all
+    but constant), so that every trial is a complete short training (arXiv 1905.04753). Sources of the shapes stand in
+    `sections.Schedule`.
 
     Args:
-        schedule: shape and warm-up share.
+        schedule: shape, warm-up and cooldown shares.
         done: share of the horizon before the step.
         step: share of the horizon that the step takes.
     """
     warm = schedule.warmup
     if done + step < warm:
-        return (done + step) / warm
+        risen = (done + step) / warm
+        return _LOW + (1.0 - _LOW) * (1.0 - _cosine(risen)) if schedule.name == "one_cycle" else risen
     after = min(1.0, max(0.0, (done - warm) / max(step, 1.0 - warm)))
     if schedule.name == "linear":
         return 1.0 - after
-    if schedule.name == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * after))
+    if schedule.name in ("cosine", "one_cycle"):
+        return _cosine(after)
+    if schedule.name == "rex":
+        return (1.0 - after) / (1.0 - 0.5 * after)
+    if schedule.name == "wsd":
+        return min(1.0, max(0.0, (1.0 - done) / schedule.cooldown))
     return 1.0
+
+
+def momentum(config: TrainerConfig, factor: float) -> float:
+    """Momentum (or first beta) of a step whose learning rate is `factor` of its peak.
+
+    one_cycle lowers it by up to a tenth while the rate is high (arXiv 1708.07120); all others leave it as it is.
+    """
+    return config.optim.momentum * (1.0 - 0.1 * factor * (config.schedule.name == "one_cycle"))
+
+
+def _cosine(share: float) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * share))

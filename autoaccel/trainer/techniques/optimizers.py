@@ -108,6 +108,15 @@ def at_average(model: nn.Module, optimizer: Any) -> Iterator[None]:
             torch._foreach_copy_(list(model.parameters()), trained)
 
 
+def set_momentum(optimizer: torch.optim.Optimizer, momentum: float) -> None:
+    """The momentum, or first beta, of the next update."""
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        if "momentum" in group:
+            group["momentum"] = momentum
+
+
 class Muon(torch.optim.AdamW):
     """Muon for the groups marked `orthogonal`, AdamW for all others, at one learning rate.
 
