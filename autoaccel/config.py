@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
 from autoaccel.sections import (
+    KERNELS,
     Augment,
     Batch,
     Curriculum,
@@ -37,15 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 Params = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Settings that cannot be together."""
-
-    holds: Callable[[TrainerConfig], bool]
-    reason: str
-    hint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +63,8 @@ class TrainerConfig:
         check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         found = [conflict for conflict in _CONFLICTS if conflict.holds(self)]
         if found:
-            text = "\n  ".join(f"config: {conflict.reason}" for conflict in found)
-            raise UsageError(text, " ".join(conflict.hint for conflict in found))
+            hints = " ".join(dict.fromkeys(conflict.hint for conflict in found))
+            raise UsageError("\n  ".join(f"config.{conflict.reason}" for conflict in found), hints)
 
     @property
     def n_steps(self) -> int:
@@ -91,6 +83,16 @@ class TrainerConfig:
         return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that exclude each other."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    """Begins with a path and names all settings that take part."""
+    hint: str
+
+
 _CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         lambda c: c.loader.pin and not c.loader.workers,
@@ -107,8 +109,33 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "loader.workers and batch.ramp need a horizon in samples: else nobody knows ahead how large a step will be",
         "Set horizon.samples alone, or one of the two to 0.",
     ),
+    Conflict(
+        lambda c: c.optim.kernel not in ("auto", *KERNELS[c.optim.name]),
+        "optim.kernel: this optim.name has no such kernel",
+        "Set optim.kernel to 'auto'.",
+    ),
+    Conflict(
+        lambda c: c.optim.state == "int8" and (c.optim.name, c.optim.kernel) != ("adamw", "auto"),
+        "optim.state: 8-bit states are those of optim.name 'adamw' with optim.kernel 'auto'",
+        "Set optim.state to 'fp32'.",
+    ),
+    Conflict(
+        lambda c: c.optim.is_schedule_free and c.schedule.name != "constant",
+        "schedule.name: a schedule-free optim.name averages instead of following a schedule",
+        "Set schedule.name to 'constant'; schedule.warmup may stay.",
+    ),
+    Conflict(
+        lambda c: c.schedule.name == "wsd" and c.schedule.warmup + c.schedule.cooldown > 1,
+        "schedule.cooldown: with schedule.warmup it is longer than the whole horizon",
+        "Make their sum at most 1.",
+    ),
+    Conflict(
+        lambda c: c.schedule.name == "one_cycle" and c.optim.state == "int8",
+        "schedule.name: 'one_cycle' moves the momentum, for which 8-bit optim.state would be compiled anew each step",
+        "Set schedule.name to 'cosine', or optim.state to 'fp32'.",
+    ),
 )
-"""Settings that exclude each other; what a task or a machine cannot use stands in `trainer.applicability`."""
+"""Every pair that excludes each other; what a task or a machine cannot use stands in `trainer.applicability`."""
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

@@ -26,7 +26,7 @@ from autoaccel.config import (
 )
 from autoaccel.errors import UsageError
 from autoaccel.fingerprint import digest
-from autoaccel.sections import Batch, Horizon, Optim
+from autoaccel.sections import KERNELS, Batch, Horizon, Optim
 
 quick = settings(deadline=None, max_examples=200)
 
@@ -36,12 +36,16 @@ params = st.fixed_dictionaries(
         "batch.size": st.integers(64, 10**6),
         "batch.accumulation": st.integers(1, 64),
         "precision.dtype": st.sampled_from(["fp32", "bf16"]),
-        "optim.name": st.sampled_from(["adamw", "sgd"]),
+        "optim.name": st.sampled_from([name for name in KERNELS if "free" not in name]),
         "optim.lr": st.floats(min_value=1e-8, max_value=1e3),
         "optim.weight_decay": st.floats(min_value=0, max_value=10),
         "optim.momentum": st.floats(min_value=0.01, max_value=0.999),
-        "schedule.name": st.sampled_from(["linear", "cosine", "constant"]),
+        "optim.beta2": st.floats(min_value=0.01, max_value=0.9999),
+        "optim.clip": st.floats(min_value=0, max_value=100),
+        "optim.lr_scaling": st.sampled_from(["none", "linear", "sqrt"]),
+        "schedule.name": st.sampled_from(["linear", "cosine", "constant", "rex", "one_cycle"]),
         "schedule.warmup": st.floats(min_value=0, max_value=0.9),
+        "schedule.cooldown": st.floats(min_value=0.01, max_value=1),
         "data.sampling": st.sampled_from(["uniform", "class_balanced"]),
         "batch.ramp": st.floats(min_value=0, max_value=1),
         "augment.flip": st.sampled_from(["none", "random", "alternating"]),
@@ -152,8 +156,11 @@ def test_a_file_is_versioned_and_readable(tmp_path: Path) -> None:
         ({"batch": {"size": 64.0}}, ["config.batch.size: expected a whole number, got 64.0"]),
         ({"batch": {"size": True}}, ["config.batch.size: expected a whole number, got True"]),
         ({"precision": {"dtype": "fp16"}}, ["config.precision.dtype: expected 'fp32' or 'bf16', got 'fp16'"]),
-        ({"optim": {"name": "adam"}}, ["expected 'adamw' or 'sgd', got 'adam'", "Did you mean 'adamw'?"]),
-        ({"schedule": {"name": "step"}}, ["'linear', 'cosine' or 'constant'", "Allowed: constant, cosine, linear."]),
+        ({"optim": {"name": "adamww"}}, ["'sgd'", "got 'adamww'", "Did you mean 'adamw'?"]),
+        (
+            {"schedule": {"name": "step"}},
+            ["'wsd' or 'one_cycle', got 'step'", "Allowed: constant, cosine, linear, one_cycle, rex, wsd."],
+        ),
         ({"data": {"sampling": "random"}}, ["'uniform' or 'class_balanced'"]),
         ({"batch": {"size": 1.5}, "optim": {"lr": "x"}}, ["config.batch.size", "config.optim.lr"]),
         ({"seed": "1"}, ["config.seed: expected a whole number, got '1'"]),
@@ -178,7 +185,12 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("optim.weight_decay", -1e-9, "a finite number >= 0"),
         ("optim.momentum", 0.0, "between 0 and 1, exclusive"),
         ("optim.momentum", 1.0, "between 0 and 1, exclusive"),
+        ("optim.beta2", 1.0, "between 0 and 1, exclusive"),
+        ("optim.clip", -1.0, "a finite number >= 0"),
+        ("optim.clip", float("inf"), "a finite number >= 0"),
         ("schedule.warmup", 0.95, "between 0 and 0.9"),
+        ("schedule.cooldown", 0.0, "above 0 and at most 1"),
+        ("schedule.cooldown", 1.1, "above 0 and at most 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
@@ -192,6 +204,43 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
     assert caught.value.message.startswith(f"config.{path}: {value!r} is not ")
     assert allowed in caught.value.message
     assert path in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("params", "fragments"),
+    [
+        ({"optim.name": "lion", "optim.kernel": "fused"}, ["optim.kernel", "optim.name", "'auto'"]),
+        ({"optim.name": "muon", "optim.kernel": "loop"}, ["optim.kernel", "optim.name", "'auto'"]),
+        ({"optim.name": "sgd", "optim.state": "int8"}, ["optim.state", "optim.name 'adamw'", "'fp32'"]),
+        ({"optim.kernel": "fused", "optim.state": "int8"}, ["optim.state", "optim.kernel", "'fp32'"]),
+        (
+            {"optim.name": "schedule_free_adamw", "schedule.name": "linear"},
+            ["schedule.name", "optim.name", "'constant'"],
+        ),
+        (
+            {"schedule.name": "wsd", "schedule.warmup": 0.5, "schedule.cooldown": 0.6},
+            ["schedule.cooldown", "schedule.warmup", "at most 1"],
+        ),
+        (
+            {"schedule.name": "one_cycle", "optim.state": "int8"},
+            ["schedule.name", "optim.state", "'cosine'"],
+        ),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused_together(params: dict[str, Any], fragments: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_params(TrainerConfig(), params)
+    assert all(fragment in str(caught.value) for fragment in fragments)
+
+
+def test_every_conflict_is_said_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        with_params(
+            TrainerConfig(),
+            {"optim.name": "schedule_free_sgd", "optim.kernel": "fused", "schedule.name": "cosine"},
+        )
+    assert "optim.kernel" in caught.value.message and "schedule.name" in caught.value.message
+    assert caught.value.hint.count("Set ") == 2
 
 
 @pytest.mark.parametrize("path", ["optim.rate", "lr", "batch", "", "optim.lr.peak"])
@@ -263,7 +312,7 @@ def test_pins_are_checked_together() -> None:
         ("optim.lr=NaN", "optim.lr: nan is not"),
         ("batch.size=1.5", "batch.size: expected a whole number, got 1.5"),
         ("batch.size=[1]", "batch.size: expected a whole number, got '[1]'"),
-        ("optim.name=true", "expected 'adamw' or 'sgd', got 'true'"),
+        ("optim.name=true", "'schedule_free_sgd', got 'true'"),
     ],
 )
 def test_pinned_knobs_that_are_refused(text: str, reason: str) -> None:

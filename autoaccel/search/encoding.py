@@ -48,7 +48,7 @@ class Encoding:
         row: list[float] = []
         for knob in self.knobs:
             value: Any = point.get(knob.path)
-            exists = value is not None and all(self._fixed.get(p, point.get(p)) == v for p, v in knob.when.items())
+            exists = value is not None and all(self._fixed.get(p, point.get(p)) in knob.wanted(p) for p in knob.when)
             if knob.is_numeric:
                 row.append(min(1.0, max(0.0, knob.to_unit(max(value, knob.low)))) if exists else 0.5)
             elif len(knob.choices) <= 2:
@@ -138,14 +138,15 @@ class Encoding:
     def _active(self, places: Array) -> Array:
         """NaN where a knob's conditions do not hold; conditions refer to knobs before."""
         for j, knob in enumerate(self.knobs):
-            for path, value in knob.when.items():
+            for path in knob.when:
                 if path in self._fixed:
-                    if self._fixed[path] != value:
+                    if self._fixed[path] not in knob.wanted(path):
                         places[:, j] = np.nan
                     continue
                 holds = np.zeros(len(places), dtype=bool)
                 for i, parent in enumerate(self.knobs[:j]):
-                    if parent.path == path and value in parent.choices:
-                        holds |= places[:, i] == parent.choices.index(value)
+                    if parent.path == path:
+                        wanted = [c for c, choice in enumerate(parent.choices) if choice in knob.wanted(path)]
+                        holds |= np.isin(places[:, i], wanted)
                 places[~holds, j] = np.nan
         return places

@@ -92,17 +92,20 @@ def _checked_knob(entry: dict[str, Any], default: Any) -> Knob:
         log=entry.get("log", False),
         integer=isinstance(default, int),
         unit=unit,
-        when=entry.get("when", {}),
+        when={path: tuple(v) if isinstance(v, list) else v for path, v in entry.get("when", {}).items()},
     )
 
 
 def _check_condition(knob: Knob, before: tuple[Knob, ...]) -> None:
-    """A condition names a choice of a knob that stands above: points are filled in that order."""
-    for path, value in knob.when.items():
-        allowed = [choice for k in before if k.path == path for choice in k.choices]
-        if value not in allowed:
-            hint = f"It has {allowed}." if allowed else f"Put a knob {path!r} with choices above it."
-            raise UsageError(f"knob {knob.path!r}: needs {path!r} to be {value!r}, which it never is", hint)
+    """A condition names choices of a knob that stands above: points are filled in that order."""
+    for path in knob.when:
+        allowed = list(dict.fromkeys(choice for k in before if k.path == path for choice in k.choices))
+        if not knob.wanted(path):
+            raise UsageError(f"knob {knob.path!r}: no value of {path!r} in its condition", "Name at least one.")
+        for value in knob.wanted(path):
+            if value not in allowed:
+                hint = f"It has {allowed}." if allowed else f"Put a knob {path!r} with choices above it."
+                raise UsageError(f"knob {knob.path!r}: needs {path!r} to be {value!r}, which it never is", hint)
 
 
 def _recipe(entry: Any) -> Recipe:

@@ -6,6 +6,7 @@ Must not know how values are chosen.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,8 @@ class Knob:
     """One tunable setting.
 
     Either `choices`, or a range `low`..`high` (inclusive; on a log scale if `log`; whole numbers if `integer`).
-    `when` maps other knobs' paths to the value under which this one exists; a path may occur several times under
-    conditions that exclude each other (the learning rate of each optimizer).
+    `when` maps other knobs' paths to the value, or the tuple of values, under which this one exists; a path may occur
+    several times under conditions that exclude each other (the learning rate of each optimizer).
     """
 
     path: str
@@ -42,12 +43,21 @@ class Knob:
     @property
     def name(self) -> str:
         """Unique in a space: the path, plus its condition where it has one."""
-        condition = ",".join(str(value) for value in self.when.values())
+        condition = ",".join("/".join(map(str, self.wanted(path))) for path in self.when)
         return f"{self.path}[{condition}]" if condition else self.path
 
     @property
     def is_numeric(self) -> bool:
         return not self.choices
+
+    def wanted(self, path: str) -> tuple[Any, ...]:
+        """Values of one of the knobs that this one depends on under which it exists."""
+        value = self.when[path]
+        return value if isinstance(value, tuple) else (value,)
+
+    def exists(self, point: Mapping[str, Any]) -> bool:
+        """Whether all conditions hold at a point; what the point does not say does not hold."""
+        return all(point.get(path) in self.wanted(path) for path in self.when)
 
     def clip(self, value: float) -> float:
         """The nearest value in the range; whole if the knob is."""

@@ -41,7 +41,7 @@ class Space:
     def active(self, params: Mapping[str, Any]) -> tuple[Knob, ...]:
         """Knobs whose conditions hold at a point."""
         everything = {**self.fixed, **params}
-        return tuple(k for k in self.knobs if all(everything.get(p) == v for p, v in k.when.items()))
+        return tuple(k for k in self.knobs if k.exists(everything))
 
     def project(self, params: Mapping[str, Any]) -> Params:
         """The point of this space nearest to `params`: clipped, foreign choices replaced, fixed values put in."""
@@ -66,7 +66,7 @@ class Space:
         knobs = tuple(k for k in self.knobs if k.path not in values)
         reasons = {**self.reasons, **dict.fromkeys(values, reason)}
         fixed = {**self.fixed, **values}
-        possible = tuple(k for k in knobs if all(fixed.get(p, v) == v for p, v in k.when.items()))
+        possible = tuple(k for k in knobs if all(fixed[p] in k.wanted(p) for p in k.when if p in fixed))
         conditions = {path for knob in self.knobs for path in knob.when} & values.keys()
         recipes = tuple(r for r in self.recipes if all(r.params.get(p, values[p]) == values[p] for p in conditions))
         return replace(self, knobs=possible, recipes=recipes, fixed=fixed, reasons=reasons)
@@ -82,8 +82,10 @@ class Space:
         if tuple(knobs) == self.knobs:
             return self
         left = replace(self, knobs=tuple(knobs))
-        single = {k.path: k.choices[0] for k in knobs if k.path == path and len(k.choices) == 1}
-        return left.fix(single, reason) if single else replace(left, reasons={**self.reasons, path: reason})
+        possible = {value for k in knobs if k.path == path for value in k.choices}
+        if len(possible) == 1:
+            return left.fix({path: possible.pop()}, reason)
+        return replace(left, reasons={**self.reasons, path: reason})
 
     def narrow(self, path: str, low: float, high: float) -> Space:
         """The same space with a knob's range cut to low..high (it keeps at least one value)."""

@@ -15,6 +15,7 @@ from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.prepare import images_of, takes_shorter, takes_smaller
+from autoaccel.trainer.techniques.optimizers import FUSED_DEVICES
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,21 @@ def _no_mixing(loaded: LoadedTask) -> str:
     return _no_images(loaded) or _no_cross_entropy(loaded) or _no_class_labels(loaded)
 
 
+def _no_fused_kernels(loaded: LoadedTask) -> str:
+    ok = loaded.device.type in FUSED_DEVICES
+    return "" if ok else f"there are fused kernels on {' and '.join(FUSED_DEVICES)} only"
+
+
+def _no_compiled_optimizer(loaded: LoadedTask) -> str:
+    # On 2 CPU cores its kernels took a minute to compile, and without that an update two hundred times its usual time.
+    return "" if loaded.device.type == "cuda" else "8-bit optimizer states are worth their time on CUDA only"
+
+
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
     Need("loader.pin", False, _no_pinning),
+    Need("optim.kernel", "auto", _no_fused_kernels, ("fused",)),
+    Need("optim.state", "fp32", _no_compiled_optimizer),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("augment.flip", "none", _no_images),
     Need("augment.translate", 0, _no_images),

@@ -5,8 +5,8 @@ Techniques that change these parts enter here, in one written order (`build`). M
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,13 @@ from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
-from autoaccel.trainer.losses import loss_of
-from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.losses import forward, loss_of
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import n_classes_of, preparation
 from autoaccel.trainer.schedule import share_done, step_size
+from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
-from autoaccel.trainer.techniques.optimizers import new_optimizer
+from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
 from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
@@ -73,7 +74,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
-    return Parts(
+    parts = Parts(
         config=config,
         model=model,
         optimizer=optimizer,
@@ -81,10 +82,14 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         evaluation_loss=loss_of(loaded.task),
         order=order,
         autocast=_autocast(config, loaded.device),
-        update=_update(optimizer),
+        update=update_of(model, optimizer, config.optim.clip),
         prepare=prepare,
         **reading,
     )
+    # 4 What is evaluated.
+    if config.optim.is_schedule_free:
+        parts = replace(parts, for_evaluation=(partial(at_average, model, optimizer),))
+    return _with_fitting_statistics(loaded, parts) if parts.for_evaluation else parts
 
 
 def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
@@ -105,9 +110,21 @@ def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
     return {"fetch": fetch, "batches": batches, "closing": (fetch.close, batches.close)}
 
 
-def _update(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """From gradients to weights."""
-    return partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer)  # see `spare_compiler`
+def _with_fitting_statistics(loaded: LoadedTask, parts: Parts) -> Parts:
+    """The parts with batch normalization that fits the weights that are evaluated."""
+    if not layers_with_statistics(parts.model):
+        return parts
+    batches = refreshing_batches(loaded.train.n)
+    n_samples = sum(len(indices) for indices in batches)
+    full = Step(0, 0, 1.0, n_samples)  # what follows progress (resolution) is as at the end
+
+    def run(indices: torch.Tensor) -> None:
+        batch = parts.prepare(loaded.train.take(indices), indices, full)
+        with parts.autocast():
+            forward(loaded.task, parts.model, parts.loss, batch)
+
+    refresh = partial(refreshed, parts.model, batches, run)
+    return replace(parts, for_evaluation=(*parts.for_evaluation, refresh), n_refreshing=n_samples)
 
 
 def new_model(task: Task) -> nn.Module:

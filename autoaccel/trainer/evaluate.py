@@ -39,6 +39,21 @@ def evaluate(task: Task, parts: Parts, split: Split, limit: int | None = None) -
     return math.nan if bool(is_nan) else _finish(task, kept, weight)
 
 
+@torch.no_grad()
+def leave_evaluated_weights(parts: Parts) -> None:
+    """Put into the model for good what evaluations see of it: averaged weights, and the statistics that fit them."""
+    if not parts.for_evaluation:
+        return
+    tensors = [*parts.model.parameters(), *parts.model.buffers()]
+    with ExitStack() as stack:
+        for holds in parts.for_evaluation:
+            stack.enter_context(holds())
+        evaluated = [tensor.detach().clone() for tensor in tensors]
+    for tensor, value in zip(tensors, evaluated, strict=True):
+        tensor.copy_(value)
+    parts.model.train()
+
+
 def _keep(task: Task, out: StepOutput) -> Any:
     if task.metric in ("loss", "perplexity"):
         return out.loss.float() * out.n

@@ -29,6 +29,11 @@ def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
     return loaded.flops_per_sample * step.size * size_share(loaded, config, step.done)
 
 
+def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:
+    """FLOPs of one evaluation on the validation set, statistics that are refreshed for it included."""
+    return loaded.evaluation_flops * (1.0 + parts.n_refreshing / loaded.validation.n)
+
+
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:
     """FLOPs (2 per multiply-add) of one sample: forward and backward, and forward alone; (0, 0) if not countable.
 

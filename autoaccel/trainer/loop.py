@@ -15,10 +15,11 @@ import torch
 
 from autoaccel.trainer.data import Drawn
 from autoaccel.trainer.evaluate import evaluate
-from autoaccel.trainer.flops import step_flops
+from autoaccel.trainer.flops import evaluation_flops, step_flops
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
-from autoaccel.trainer.schedule import lr_factor, share_done, step_size
+from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done, step_size
+from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
 
@@ -86,7 +87,7 @@ def train(
         if not math.isfinite(float(losses)):
             return "diverged", at
         if due:
-            flops = at.flops + loaded.evaluation_flops
+            flops = at.flops + evaluation_flops(loaded, parts)
             if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
                 return "capped", at
             value = evaluate(loaded.task, parts, loaded.validation)
@@ -114,9 +115,10 @@ def follow_progress(parts: Parts, step: Step) -> None:
     config = parts.config
     one = 1.0 / config.n_steps if config.horizon.unit in ("samples", "steps") else step.done / max(1, step.number)
     one *= step.size / config.batch.size if config.horizon.unit == "samples" else 1.0
-    lr = config.optim.lr * lr_factor(config.schedule, step.done, one)
-    for group in parts.optimizer.param_groups:
-        group["lr"] = lr
+    factor = lr_factor(config.schedule, step.done, one)
+    set_rate(parts.optimizer, peak_lr(config) * factor)
+    if config.schedule.name == "one_cycle":
+        set_momentum(parts.optimizer, momentum(config, factor))
     for follow in parts.progressive:
         follow(step.done)
 

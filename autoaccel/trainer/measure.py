@@ -49,9 +49,10 @@ def measure_steps(
     watch, spent, rows = Stopwatch(loaded.device), 0.0, []
     optimizer: dict[str, float] = {}
     evaluation: dict[str, float] = {}
+    plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant"}  # what both can have
     with seeded(0):
         for name in ("sgd", "adamw"):
-            optimizer[name] = _optimizer_seconds(loaded, with_params(config, {"optim.name": name}))
+            optimizer[name] = _optimizer_seconds(loaded, with_params(config, {**plain, "optim.name": name}))
         for dtype in dtypes:
             parts = build(loaded, with_params(config, {"precision.dtype": dtype}))
             # A reduced precision shows its best at the largest size; if it loses there, the rest is not measured.

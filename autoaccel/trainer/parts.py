@@ -106,6 +106,8 @@ class Parts:
     """What follows an optimizer step: averages of the weights."""
     for_evaluation: tuple[Callable[[], AbstractContextManager[None]], ...] = ()
     """What holds while the model is evaluated: averaged weights in place of the trained ones."""
+    n_refreshing: int = 0
+    """Training samples that go forward for each of these, to refresh statistics."""
     state: tuple[tuple[str, Stateful], ...] = ()
     """By name, what a checkpoint holds beside model, optimizer and order."""
     closing: tuple[Callable[[], None], ...] = ()

@@ -18,7 +18,8 @@ from autoaccel.errors import AutoaccelError
 from autoaccel.tasks.load import describe
 from autoaccel.trainer.build import build
 from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
-from autoaccel.trainer.evaluate import evaluate
+from autoaccel.trainer.evaluate import evaluate, leave_evaluated_weights
+from autoaccel.trainer.flops import evaluation_flops
 from autoaccel.trainer.loop import Limits, Progress, train
 from autoaccel.trainer.parts import LoadedTask, Parts
 from autoaccel.trainer.randomness import seeded
@@ -84,6 +85,10 @@ def run_training(
             outcome, at = train(loaded, parts, limits, report=listen, checkpoint=save, start=start)
             if outcome == "diverged":
                 message = "the training loss or the metric is not finite"
+            refresh_flops = evaluation_flops(loaded, parts) - loaded.evaluation_flops
+            if outcome != "diverged" and at.flops + refresh_flops <= limits.cap_flops:
+                leave_evaluated_weights(parts)
+                parts, at = replace(parts, for_evaluation=()), replace(at, flops=at.flops + refresh_flops)
             if spec.test and outcome in ("hit", "missed", "finished"):
                 facts, test_flops = _test(loaded, parts, limits.cap_flops - at.flops)
                 at = replace(at, flops=at.flops + test_flops)

@@ -71,3 +71,30 @@ def test_fixed_values_decide_conditions() -> None:
     space = Space(SPACE.name, SPACE.knobs[1:], fixed={"optim": "sgd"})
     point = Encoding(space, "horizon").params(Encoding(space, "horizon").anywhere(np.random.default_rng(0), 1))[0]
     assert "momentum" in point and point["lr"] >= 1e-2
+
+
+def test_a_condition_may_name_several_values_and_depend_on_a_conditional_knob() -> None:
+    space = Space(
+        "nested",
+        (
+            Knob(path="optim", choices=("adamw", "sgd", "free")),
+            Knob(path="schedule", choices=("constant", "wsd", "cosine"), when={"optim": ("adamw", "sgd")}),
+            Knob(path="schedule", choices=("constant",), when={"optim": "free"}),
+            Knob(path="cooldown", low=0.1, high=0.5, when={"schedule": "wsd"}),
+        ),
+    )
+    encoding = Encoding(space)
+    places = encoding.anywhere(np.random.default_rng(0), 300)
+    points = encoding.params(places)
+    assert {(p["optim"] == "free", p["schedule"]) for p in points} == {
+        (False, "constant"),
+        (False, "wsd"),
+        (False, "cosine"),
+        (True, "constant"),
+    }
+    for point, row in zip(points, encoding.rows(places), strict=True):
+        assert ("cooldown" in point) == (point["schedule"] == "wsd")
+        assert {k.path for k in space.active(point)} == point.keys()
+        assert np.allclose(encoding.row(point), row)
+    fixed = Encoding(space.fix({"optim": "sgd"}, "pinned"))
+    assert {p["schedule"] for p in fixed.params(fixed.anywhere(np.random.default_rng(0), 50))} >= {"wsd", "cosine"}

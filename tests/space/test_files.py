@@ -96,13 +96,13 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
         (
             '[[knob]]\npath = "optim.name"\nlow = 1\nhigh = 2\n',
             "knob 'optim.name': ",
-            "expected 'adamw' or 'sgd'",
+            "'schedule_free_sgd'",
             "adamw",
         ),
         (
-            '[[knob]]\npath = "optim.name"\nchoices = ["adam"]\n',
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamww"]\n',
             "knob 'optim.name': ",
-            "expected 'adamw' or 'sgd'",
+            "'schedule_free_sgd'",
             "adamw",
         ),
         (
@@ -131,6 +131,20 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
             "knob 'optim.lr': ",
             "which it never is",
             "It has ['adamw']",
+        ),
+        (
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamw"]\n'
+            '[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nwhen = { "optim.name" = ["adamw", "sgd"] }\n',
+            "knob 'optim.lr': ",
+            "needs 'optim.name' to be 'sgd', which it never is",
+            "It has ['adamw']",
+        ),
+        (
+            '[[knob]]\npath = "optim.name"\nchoices = ["adamw"]\n'
+            '[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nwhen = { "optim.name" = [] }\n',
+            "knob 'optim.lr': ",
+            "no value of 'optim.name' in its condition",
+            "Name at least one",
         ),
         (GOOD + "recipe = 1\n", "knob 'batch.size': ", "unknown key 'recipe'", "Allowed"),
         ("recipe = 1\n" + GOOD, "", "recipe 1 is not a list", "type"),

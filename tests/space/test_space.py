@@ -138,6 +138,25 @@ def test_a_choice_is_taken_away_but_never_the_last() -> None:
     assert two.knobs[0].choices == ("linear", "constant") and two.reasons == {"schedule.name": "why"}
 
 
+def test_conditions_name_one_value_or_several() -> None:
+    space = Space(
+        "several",
+        (
+            Knob(path="optim.name", choices=("adamw", "sgd", "schedule_free_sgd")),
+            Knob(path="schedule.name", choices=("linear", "cosine"), when={"optim.name": ("adamw", "sgd")}),
+            Knob(path="schedule.name", choices=("constant",), when={"optim.name": "schedule_free_sgd"}),
+        ),
+    )
+    assert [k.name for k in space.knobs[1:]] == ["schedule.name[adamw/sgd]", "schedule.name[schedule_free_sgd]"]
+    point = {"optim.name": "schedule_free_sgd", "schedule.name": "linear"}
+    assert space.project(point)["schedule.name"] == "constant"
+    assert space.project({"optim.name": "sgd", "schedule.name": "constant"})["schedule.name"] == "linear"
+    assert [k.name for k in space.fix({"optim.name": "sgd"}, "x").knobs] == ["schedule.name[adamw/sgd]"]
+    left = space.without_choice("schedule.name", "cosine", "why")
+    assert left.paths == ("optim.name", "schedule.name"), "two conditions, each with a choice of its own"
+    assert left.project({"optim.name": "schedule_free_sgd"})["schedule.name"] == "constant"
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"), [(1, 100, (16, 100)), (64, 128, (64, 128)), (1, 8, (8, 8)), (900, 1000, (900, 900))]
 )

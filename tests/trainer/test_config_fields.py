@@ -10,23 +10,31 @@ import torch
 from torch import nn
 
 from autoaccel.config import TrainerConfig, to_params
+from autoaccel.sections import KERNELS
 from autoaccel.trainer.parts import LoadedTask
 
+WITHOUT_BETA2 = ("sgd", "lars", "schedule_free_sgd")
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
     ("batch.ramp", 0.5, {}),
-    ("optim.name", "sgd", {}),
-    ("optim.lr", 0.02, {}),
-    ("optim.lr", 0.02, SGD),
-    ("optim.weight_decay", 0.5, {}),
-    ("optim.weight_decay", 0.5, SGD),
-    ("optim.momentum", 0.5, {}),
-    ("optim.momentum", 0.5, SGD),
+    *[("optim.name", name, {}) for name in KERNELS if name != "adamw"],
+    *[("optim.lr", 0.02, {"optim.name": name}) for name in KERNELS],
+    *[("optim.weight_decay", 0.5, {"optim.name": name}) for name in KERNELS],
+    *[("optim.momentum", 0.5, {"optim.name": name}) for name in KERNELS],
+    *[("optim.beta2", 0.5, {"optim.name": name}) for name in KERNELS if name not in WITHOUT_BETA2],
+    ("optim.clip", 0.1, {}),
+    ("optim.clip", 0.1, SGD),
+    ("optim.lr_scaling", "linear", {}),
+    ("optim.lr_scaling", "sqrt", {}),
     ("schedule.name", "linear", {}),
     ("schedule.name", "cosine", {}),
     ("schedule.name", "cosine", LINEAR),
+    *[("schedule.name", name, {"schedule.name": "cosine"}) for name in ("rex", "wsd", "one_cycle")],
+    *[("schedule.name", "one_cycle", {"optim.name": name, "schedule.name": "cosine"}) for name in ("sgd", "muon")],
+    *[("schedule.warmup", 0.5, {"schedule.name": name}) for name in ("rex", "wsd", "one_cycle")],
+    ("schedule.cooldown", 0.4, {"schedule.name": "wsd"}),
     ("schedule.warmup", 0.5, {}),
     ("schedule.warmup", 0.5, LINEAR),
     ("data.sampling", "class_balanced", {}),
@@ -41,11 +49,12 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 OTHERWISE = {
     *("batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"),
     *("loader.workers", "loader.prefetch", "loader.pin"),
+    *("optim.kernel", "optim.state"),
     *(f"augment.{name}" for name in ("flip", "translate", "cutout", "policy", "level", "mixup", "cutmix")),
     *("curriculum.resolution", "curriculum.sequence", "curriculum.until"),
 }
 """Fields with an effect of another kind; tested one by one below, horizons in test_loop.py, loaders in
-techniques/test_loader.py, images and sequences in test_prepare.py."""
+techniques/test_loader.py, the optimizer's in techniques/test_optimizers.py, images and sequences in test_prepare.py."""
 
 
 def test_every_field_is_tested_here() -> None:
@@ -60,7 +69,7 @@ def test_a_field_changes_the_weights(run: Callable[..., Any], path: str, value: 
     assert not torch.equal(before.weights, after.weights)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", KERNELS)
 def test_weight_decay_spares_biases(run: Callable[..., Any], optimizer: str) -> None:
     """At a decay that pulls every weight to zero in one step, biases still move by the gradient alone."""
     params = {"optim.name": optimizer, "optim.weight_decay": 100.0, "optim.lr": 0.01, "horizon.samples": 24}
