@@ -9,7 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoaccel.errors import UsageError
+import numpy as np
+
+from autoaccel.errors import UsageError, did_you_mean, first_line
+from autoaccel.tasks.splits import Labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +57,21 @@ def read(path: Path, what: str, names: list[str]) -> dict[str, pa.Array]:
     return {**found, **plain}
 
 
+def check_label(label: str, found: dict[str, str], path: Path) -> None:
+    """UsageError unless `label` is one of the columns found, and of names or numbers."""
+    if label not in found:
+        raise UsageError(f"--label {label}: no such column in {path}", did_you_mean(label, found))
+    if found[label] not in (NUMBER, TEXT):
+        raise UsageError(f"--label {label}: a column of {found[label]}, not of classes", "Use names or whole numbers.")
+
+
+def label_values(column: pa.Array, label: str, what: str) -> Labels:
+    """The values of the label column; UsageError if some are missing."""
+    if column.null_count:
+        raise UsageError(f"{what}: {column.null_count} rows have no {label!r}", "Remove these rows.")
+    return np.asarray(column.to_pylist())
+
+
 def _schema(path: Path) -> pa.Schema:
     from pyarrow import csv, parquet
 
@@ -75,7 +93,7 @@ def _arrow(what: str, load: Any) -> Any:
     try:
         return load()
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{what}: cannot be read ({str(error).splitlines()[0]})", "Repair the file.") from error
+        raise UsageError(f"{what}: cannot be read ({first_line(error)})", "Repair the file.") from error
 
 
 def _kind(column: pa.DataType) -> str:
@@ -89,7 +107,7 @@ def _kind(column: pa.DataType) -> str:
         return BYTES_IN_STRUCT if inner.get("bytes") == BYTES else str(column)
     tests = {
         NUMBER: (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null),
-        MOMENT: (types.is_temporal,),
+        MOMENT: (types.is_date, types.is_time, types.is_timestamp, types.is_duration),
         TEXT: (types.is_string, types.is_large_string, types.is_string_view),
         BYTES: (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view),
     }

@@ -104,8 +104,9 @@ def parsed(text: str) -> Description | None:
 
 def absolute(description: Description) -> Description:
     """The same description from any folder."""
-    values: dict[str, Any] = asdict(description)
-    return replace(description, **{name: p.resolve() for name, p in values.items() if isinstance(p, Path)})
+    values = asdict(description)
+    paths: dict[str, Any] = {name: value.resolve() for name, value in values.items() if isinstance(value, Path)}
+    return replace(description, **paths)
 
 
 def _read(key: str, value: str) -> Any:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoaccel.errors import UsageError, did_you_mean
-from autoaccel.tasks.columns import BYTES, BYTES_IN_STRUCT, kinds
+from autoaccel.errors import UsageError
+from autoaccel.tasks.columns import BYTES, BYTES_IN_STRUCT, check_label, kinds, label_values
 from autoaccel.tasks.columns import read as read_columns
 from autoaccel.tasks.pixels import Items, from_array
 from autoaccel.tasks.splits import Labels
@@ -94,24 +94,29 @@ def read(path: Path, label: str | None = None) -> dict[str, Labelled]:
 
 
 def _class_folders(path: Path) -> dict[str, list[Path]]:
-    """The folders of classes of each split; all are 'train' where the splits have no folders of their own."""
+    """The folders of classes of each split; all are 'train' where the splits have no folders of their own.
+
+    Where they have, other folders beside them are left alone.
+    """
     children = _children(path)
-    if not children:
-        images = next(_images_in(path), None)
-        what = (
-            f"has images such as {images.name}, but no folder per class" if images else "is empty: no folder per class"
+    named = [(SPLIT_NAMES[child.name.lower()], child) for child in children if child.name.lower() in SPLIT_NAMES]
+    # A class may be called `test`; folders of splits hold folders.
+    if len(named) < len(children) and not any(_children(child) for _, child in named):
+        return {"train": children}
+    splits = {split: _children(child) for split, child in named}
+    if len(splits) < len(named):
+        raise UsageError(f"--data {path}: several folders for one split", "Leave one each of train, val and test.")
+    flat = [path] if not children else [child for _, child in named if not _children(child)]
+    if flat:
+        found = next(_images_in(flat[0]), None)
+        what = "empty" if found is None else f"images such as {found.name}"
+        raise UsageError(
+            f"--data {flat[0]}: no folder of a class ({what})",
+            "Put the images of each class into a sub-folder named after it.",
         )
-        raise UsageError(f"--data {path}: {what}", "Put the images of each class into a sub-folder named after it.")
-    found: dict[str, list[Path]] = {}
-    for child in children:
-        split = SPLIT_NAMES.get(child.name.lower())
-        if split and _children(child):
-            if split in found:
-                raise UsageError(f"--data {path}: two folders for {split}", "Leave one of them.")
-            found[split] = _children(child)
-    if found and "train" not in found:
-        raise UsageError(f"--data {path}: a folder for {', '.join(found)}, but none for train", "Add one.")
-    return found or {"train": children}
+    if "train" not in splits:
+        raise UsageError(f"--data {path}: a folder for {', '.join(splits)}, but none for train", "Add one.")
+    return splits
 
 
 def _check_folders(path: Path, folders: list[Path]) -> None:
@@ -158,14 +163,14 @@ def _image_columns(path: Path, label: str | None) -> tuple[str, str]:
         )
     others = [name for name in schema if name != images[0]]
     if label is not None:
-        if label not in others:
-            raise UsageError(f"--label {label}: no such column in {path}", did_you_mean(label, others))
+        check_label(label, {name: schema[name] for name in others}, path)
         return images[0], label
     known = [name for name in others if name.lower() in _LABEL_COLUMNS] or others
     if len(known) != 1:
         raise UsageError(
             f"--data {path}: which column is the label? It has {_listing(schema)}", "Name it: --label COLUMN."
         )
+    check_label(known[0], schema, path)
     return images[0], known[0]
 
 
@@ -177,12 +182,10 @@ def _from_parquet(path: Path, label: str | None) -> dict[str, Labelled]:
     image, label = _image_columns(path, label)
     table = read_columns(path, f"--data {path}", [image, label])
     items = [value["bytes"] if isinstance(value, dict) else value for value in table[image].to_pylist()]
-    labels = table[label]
     missing = sum(not isinstance(item, bytes) for item in items)
-    for name, n in ((image, missing), (label, labels.null_count)):
-        if n:
-            raise UsageError(f"--data {path}: {n} rows have no {name!r}", "Remove these rows.")
-    return {"train": Labelled(items, np.asarray(labels.to_pylist()))}
+    if missing:
+        raise UsageError(f"--data {path}: {missing} rows have no {image!r}", "Remove these rows.")
+    return {"train": Labelled(items, label_values(table[label], label, f"--data {path}"))}
 
 
 # ------------------------------------------------------------------------------------------------------------------ npz

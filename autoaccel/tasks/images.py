@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from autoaccel.errors import UsageError
+from autoaccel.errors import UsageError, first_line
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.image_files import Labelled, check, read
 from autoaccel.tasks.pixels import Pixels, Size, decoded, usual_shape
@@ -68,8 +68,9 @@ class Images:
         """The task: uint8 pixels (n, C, H, W) and their classes."""
         check_name(self.net)
         where = f"--data {self.data}"
-        splits = completed(read(self.data, self.label))
-        classes = classes_of(splits["train"].labels, where)
+        given = read(self.data, self.label)
+        classes = classes_of(given["train"].labels, where)
+        splits = completed(given)
         codes = {split: coded(found.labels, classes, f"{where}: {split}") for split, found in splits.items()}
         n_channels, size = usual_shape(splits["train"].items)
         size = size if self.image_size is None else (self.image_size, self.image_size)
@@ -132,9 +133,9 @@ def check_name(name: str) -> None:
     """Whether timm has a model of this name; UsageError with those that are like it."""
     import timm
 
-    if timm.is_model(name):
+    if timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name)):  # resnet18.a1_in1k: with its tag
         return
-    close = get_close_matches(name, timm.list_models(), n=3)
+    close = get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3)
     hint = f"Did you mean {' or '.join(f'timm:{found}' for found in close)}? " if close else ""
     raise UsageError(f"--model timm:{name}: timm has no such model", f"{hint}timm.list_models() names them all.")
 
@@ -174,10 +175,9 @@ def _try(build: Any, fitted: Fitted) -> None:
     except UsageError:
         raise
     except Exception as error:  # whatever a model raises for a size or number of channels it was not made for
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         side = 32 * -(-max(fitted.size) // 32)
         raise UsageError(
-            f"--model timm:{fitted.name} does not fit images of {fitted.n_channels} x {_by(fitted.size)}: {reason}",
+            f"--model timm:{fitted.name} does not fit images of {fitted.n_channels} x {_by(fitted.size)}: {first_line(error)}",
             f"Try another size, e.g. --image-size {side if side != max(fitted.size) else 2 * side}, or another model.",
         ) from error
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (1, fitted.n_classes):
@@ -209,8 +209,9 @@ def _pretrained(fitted: Fitted) -> tuple[Fitted, list[float], list[float], dict[
     except UsageError:
         raise
     except Exception as error:  # whatever the hub's client, torch or a file of weights raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"--pretrained: the weights of {fitted.name} cannot be had: {reason}", _OTHERWISE) from error
+        raise UsageError(
+            f"--pretrained: the weights of {fitted.name} cannot be had: {first_line(error)}", _OTHERWISE
+        ) from error
     heads = known.classifier if isinstance(known.classifier, list | tuple) else (known.classifier,)
     start = {
         name: value.clone()

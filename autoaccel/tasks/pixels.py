@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autoaccel.errors import UsageError
+from autoaccel.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,13 +105,16 @@ def _look(item: Path | bytes) -> tuple[bool, Size] | None:
 
 def _decode_into(array: Pixels, index: int, item: Path | bytes) -> str:
     """Decode one image into its place; what is wrong with it, or nothing."""
+    from PIL import UnidentifiedImageError
+
     try:
         with _image(item) as image:
             array[index] = _pixels(image, len(array[index]), array.shape[2:])
         return ""
-    except Exception as error:
+    except Exception as error:  # see `_look`
         name = str(item) if isinstance(item, Path) else f"row {index}"
-        return f"{name} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        return f"{name} ({reason})"
 
 
 def _image(item: Path | bytes) -> Image.Image:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from autoaccel.errors import UsageError, did_you_mean
+from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
-from autoaccel.tasks.columns import MOMENT, NUMBER, TEXT, kinds, read
-from autoaccel.tasks.splits import classes_of, coded, stratified
+from autoaccel.tasks.columns import MOMENT, NUMBER, TEXT, check_label, kinds, label_values, read
+from autoaccel.tasks.splits import Labels, classes_of, coded, stratified
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,8 +49,7 @@ class Table:
     def check(self) -> None:
         """What the head of the file says: UsageError if it is missing, has no such label, or columns of no use."""
         found = kinds(self.table, self._what)
-        if self.label not in found:
-            raise UsageError(f"--label {self.label}: no such column in {self.table}", did_you_mean(self.label, found))
+        check_label(self.label, found, self.table)
         inputs = {name: kind for name, kind in found.items() if name != self.label}
         if not inputs:
             raise UsageError(f"{self._what}: no column besides the label", "Give at least one input.")
@@ -66,9 +65,10 @@ class Table:
         self.check()
         inputs = {name: kind for name, kind in kinds(self.table, self._what).items() if name != self.label}
         columns = read(self.table, self._what, [*inputs, self.label])
-        labels = self._labels(columns.pop(self.label))
-        classes = classes_of(labels, f"{self._what}: {self.label}")
-        codes = coded(labels, classes, self._what)
+        found = label_values(columns.pop(self.label), self.label, self._what)
+        self._check_classes(found)
+        classes = classes_of(found, f"{self._what}: {self.label}")
+        codes = coded(found, classes, self._what)
         sets = stratified(codes)
         numbers = [c for name, kind in inputs.items() if kind != TEXT for c in _numeric(columns[name], sets[0])]
         levels = [_categories(columns[name], sets[0]) for name, kind in inputs.items() if kind == TEXT]
@@ -85,18 +85,14 @@ class Table:
             metric=self.metric,
         )
 
-    def _labels(self, column: Any) -> npt.NDArray[Any]:
-        if column.null_count:
-            raise UsageError(f"{self._what}: {column.null_count} rows have no {self.label!r}", "Remove these rows.")
-        labels = np.asarray(column.to_pylist())
-        n_values = len(np.unique(labels))
-        fractions = labels.dtype.kind == "f" and not bool((labels == np.floor(labels)).all())
-        if fractions or (labels.dtype.kind in "iuf" and n_values > max(20, len(labels) // 10)):
+    def _check_classes(self, found: Labels) -> None:
+        n_values = len(np.unique(found))
+        fractions = found.dtype.kind == "f" and not bool((found == np.floor(found)).all())
+        if fractions or (found.dtype.kind in "iuf" and n_values > max(20, len(found) // 10)):
             raise UsageError(
-                f"--label {self.label}: {n_values} different numbers in {len(labels)} rows are no classes",
+                f"--label {self.label}: {n_values} different numbers in {len(found)} rows are no classes",
                 "Only classification is offered: choose another column, or write a task of your own with loss='mse'.",
             )
-        return labels
 
 
 def table_net(n_numbers: int, n_levels: list[int], n_classes: int) -> nn.Module:
