@@ -28,7 +28,7 @@ def kinds(path: Path, what: str) -> dict[str, str]:
         UsageError: no file, not of one of these formats, damaged, or two columns of one name.
     """
     if not path.is_file():
-        raise UsageError(f"{what}: no file {path.absolute()}", "Check the path.")
+        raise UsageError(f"{what}: no such file", "Check the path.")
     if path.suffix not in (".parquet", ".csv"):
         raise UsageError(f"{what}: neither .parquet nor .csv", "Convert it, e.g. with pandas: to_parquet('x.parquet').")
     found = _arrow(what, lambda: _schema(path))

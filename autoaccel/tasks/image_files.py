@@ -60,7 +60,7 @@ def check(path: Path, label: str | None = None) -> None:
         UsageError: missing, of another kind, or without images or labels.
     """
     if not path.exists():
-        raise UsageError(f"--data {path}: no file or folder {path.absolute()}", "Check the path.")
+        raise UsageError(f"--data {path.absolute()}: no such file or folder", "Check the path.")
     if path.suffix != ".parquet" and label is not None:
         raise UsageError(f"--label {label}: only for a .parquet file", "Leave it out.")
     if path.is_dir():

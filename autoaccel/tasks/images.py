@@ -176,16 +176,13 @@ def _try(build: Any, fitted: Fitted) -> None:
         raise
     except Exception as error:  # whatever a model raises for a size or number of channels it was not made for
         side = 32 * -(-max(fitted.size) // 32)
+        wanted = " x ".join(map(str, shape[1:]))
         raise UsageError(
-            f"--model timm:{fitted.name} does not fit images of {fitted.n_channels} x {_by(fitted.size)}: {first_line(error)}",
+            f"--model timm:{fitted.name} does not fit images of {wanted}: {first_line(error)}",
             f"Try another size, e.g. --image-size {side if side != max(fitted.size) else 2 * side}, or another model.",
         ) from error
     if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != (1, fitted.n_classes):
         raise UsageError(f"--model timm:{fitted.name}: gives no scores of classes", "Use a classification model.")
-
-
-def _by(size: Size) -> str:
-    return " x ".join(map(str, size))
 
 
 # ----------------------------------------------------------------------------------------------------- starting weights

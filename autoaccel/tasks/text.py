@@ -51,7 +51,7 @@ class Text:
     def check(self) -> None:
         """What can be said without reading the text; UsageError if it is missing or too short."""
         if not self.text.is_file():
-            raise UsageError(f"--text {self.text}: no file {self.text.absolute()}", "Check the path.")
+            raise UsageError(f"--text {self.text.absolute()}: no such file", "Check the path.")
         self._check_length(self.text.stat().st_size)
 
     def _check_length(self, n_symbols: int) -> None:

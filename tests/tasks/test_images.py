@@ -251,7 +251,7 @@ def test_arrays_that_are_no_images_are_refused(images: Array, message: str) -> N
 
 
 def test_more_images_than_memory_are_refused_before_any_is_decoded() -> None:
-    with pytest.raises(UsageError, match="take .* GiB, .* are free"):
+    with pytest.raises(UsageError, match=r"take .* GiB, .* are free"):
         decoded({"train": [b""] * 1000}, 3, (100_000, 100_000))
 
 
@@ -496,7 +496,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_bytes(b"no archive")
     one_class(tmp_path / "folder")
     for more, message in (
-        ({"data": tmp_path / "absent"}, "no file or folder "),
+        ({"data": tmp_path / "absent"}, "no such file or folder"),
         ({"data": tmp_path / "d.zip"}, "neither a folder nor an .npz or .parquet file"),
         ({"data": tmp_path / "d.npz"}, "d.npz: cannot be read"),
         ({"data": tmp_path / "folder", "label": "x"}, "--label x: only for a .parquet file"),

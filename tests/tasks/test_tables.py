@@ -154,7 +154,7 @@ def test_a_label_that_is_nearly_a_column_is_suggested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.parquet", None, "no file"),
+        ("absent.parquet", None, "no such file"),
         ("table.xlsx", b"", "neither .parquet nor .csv"),
         ("table.parquet", b"no parquet", "cannot be read (Parquet magic bytes not found"),
         ("table.csv", b"", "cannot be read (Empty CSV file)"),

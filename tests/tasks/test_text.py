@@ -40,7 +40,7 @@ def test_a_text_is_cut_into_windows_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "symbols", "n"),
     [
-        ("baab".encode(), [1, 0, 0, 1], 2),
+        (b"baab", [1, 0, 0, 1], 2),
         ("žaž".encode(), [1, 0, 1], 2),
         (b"\xffab", [255, 97, 98], 256),
         ("".join(map(chr, range(300, 600))).encode(), None, 256),
@@ -96,7 +96,7 @@ def test_perplexity_is_the_exponential_of_the_loss_and_falls(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "context", "message"),
     [
-        (None, 128, "no file "),
+        (None, 128, "no such file"),
         ("short", 128, f"rhyme.txt: 5 symbols are 0 windows of 128; {FEWEST} are needed"),
         (RHYME * 30, 32, f"1440 symbols are 44 windows of 32; {FEWEST} are needed"),
         ("éa" * 500, 20, "1000 symbols are 49 windows of 20"),
