@@ -18,6 +18,9 @@ from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
 _REPEATS = 5
+_HOPELESS = 3.0
+"""How many times slower than fp32 a precision may be at the smallest size to be measured at others: where it is
+emulated (bf16 on most CPUs) a single large micro-batch can take minutes."""
 
 
 def measure_steps(
@@ -43,7 +46,8 @@ def measure_steps(
         {"micro": [{"dtype", "micro", "seconds" or "oom"}], "optimizer": {name: seconds},
          "evaluation": {dtype: seconds}, "flops": spent}
     """
-    watch, spent, rows = Stopwatch(loaded.device), 0.0, []
+    watch, spent = Stopwatch(loaded.device), 0.0
+    rows: list[dict[str, Any]] = []
     optimizer: dict[str, float] = {}
     evaluation: dict[str, float] = {}
     with seeded(0):
@@ -51,10 +55,10 @@ def measure_steps(
             optimizer[name] = _optimizer_seconds(loaded, with_params(config, {"optim.name": name}))
         for dtype in dtypes:
             parts = build(loaded, with_params(config, {"precision.dtype": dtype}))
-            # A reduced precision shows its best at the largest size; if it loses there, the rest is not measured.
-            for size in sorted(micro, reverse=dtype != "fp32"):
+            for size in _in_order(micro, dtype):
                 n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
-                if watch.elapsed_s() > limit_s or spent + n_flops > limit_flops:
+                end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
+                if end_s > limit_s or spent + n_flops > limit_flops:
                     break
                 rows.append(_micro_row(loaded, parts, dtype, size))
                 spent += n_flops
@@ -64,6 +68,20 @@ def measure_steps(
                 evaluation[dtype] = _evaluation_seconds(loaded, parts)
                 spent += loaded.evaluation_flops
     return {"micro": rows, "optimizer": optimizer, "evaluation": evaluation, "flops": spent}
+
+
+def _in_order(micro: list[int], dtype: str) -> list[int]:
+    """Ascending for fp32. A reduced precision shows its best at the largest size; if it loses there, the rest is not
+    measured. A look at the smallest comes first, to see whether it is hopeless.
+    """
+    sizes = sorted(micro)
+    return sizes if dtype == "fp32" else [*sizes[:1], *reversed(sizes[1:])]
+
+
+def _expected_s(rows: list[dict[str, Any]], dtype: str, size: int) -> float:
+    """What measuring this size will take at least, from the sizes measured so far: one run to warm up and one more."""
+    known = [row["seconds"] / row["micro"] for row in rows if row["dtype"] == dtype and "seconds" in row]
+    return 2 * size * min(known, default=0.0)
 
 
 def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[str, Any]:
@@ -85,10 +103,12 @@ def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[
 
 
 def _beaten(rows: list[dict[str, Any]]) -> bool:
-    """Whether the last row is clearly slower than fp32 at the same size."""
+    """Whether the last row is clearly slower than fp32 at the same size; the first of a precision hopelessly so."""
     last = rows[-1] if rows else {}
     fp32 = [r["seconds"] for r in rows if r["dtype"] == "fp32" and r["micro"] == last.get("micro") and "seconds" in r]
-    return bool(fp32) and last["dtype"] != "fp32" and last.get("seconds", 0.0) > 1.1 * fp32[0]
+    is_first = sum(row["dtype"] == last.get("dtype") for row in rows) == 1
+    clearly = _HOPELESS if is_first else 1.1
+    return bool(fp32) and last["dtype"] != "fp32" and last.get("seconds", 0.0) > clearly * fp32[0]
 
 
 def _optimizer_seconds(loaded: LoadedTask, config: TrainerConfig) -> float:
