@@ -201,7 +201,7 @@ def _pretrained(fitted: Fitted) -> tuple[Fitted, list[float], list[float], dict[
     file = _cached_file(known)
     try:
         if file is None:
-            _check_reachable()
+            _check_reachable(known.url if not known.hf_hub_id else None)
         net = _new(fitted, pretrained=True, pretrained_cfg_overlay={"file": file} if file else None)
     except UsageError:
         raise
@@ -233,29 +233,32 @@ def _channels(values: tuple[float, ...], n_channels: int) -> list[float]:
 
 def _cached_file(known: Any) -> str | None:
     """The file of a model's weights, if an earlier download left it here."""
+    import torch
     from huggingface_hub import try_to_load_from_cache
 
-    if not known.hf_hub_id:
-        return None
+    if not known.hf_hub_id:  # a few are plain downloads, which torch keeps
+        path = Path(torch.hub.get_dir(), "checkpoints", known.url.rpartition("/")[2])
+        return str(path) if path.is_file() else None
     names = [known.hf_hub_filename] if known.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     found = (try_to_load_from_cache(known.hf_hub_id, name) for name in names)
     return next((path for path in found if isinstance(path, str)), None)
 
 
-def _check_reachable() -> None:
-    """UsageError at once where the hub's client would try for most of a minute."""
+def _check_reachable(url: str | None) -> None:
+    """UsageError at once where the client would try for most of a minute; a `url` of None is the hub."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
+    if url is None and constants.is_offline_mode():
         raise UsageError("--pretrained: the weights are not here, and HF_HUB_OFFLINE forbids fetching them", _OTHERWISE)
     try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=_REACH_S).close()
+        urlopen(Request(url or constants.ENDPOINT, method="HEAD"), timeout=_REACH_S).close()
     except HTTPError:  # an answer, if not the one a browser gets
         return
     except OSError as error:
         raise UsageError(
-            f"--pretrained: the weights are not here, and {constants.ENDPOINT} cannot be reached ({error})", _OTHERWISE
+            f"--pretrained: the weights are not here, and {url or constants.ENDPOINT} cannot be reached ({error})",
+            _OTHERWISE,
         ) from error
