@@ -201,7 +201,7 @@ def _pretrained(fitted: Fitted) -> tuple[Fitted, list[float], list[float], dict[
     file = _cached_file(known)
     try:
         if file is None:
-            _check_reachable(known.url if not known.hf_hub_id else None)
+            _check_reachable(None if known.hf_hub_id else str(known.url))
         net = _new(fitted, pretrained=True, pretrained_cfg_overlay={"file": file} if file else None)
     except UsageError:
         raise
