@@ -53,29 +53,34 @@ def measure_steps(
     with seeded(0):
         for name in ("sgd", "adamw"):
             optimizer[name] = _optimizer_seconds(loaded, with_params(config, {"optim.name": name}))
-        for dtype in dtypes:
-            parts = build(loaded, with_params(config, {"precision.dtype": dtype}))
-            for size in _in_order(micro, dtype):
-                n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
-                end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
-                if end_s > limit_s or spent + n_flops > limit_flops:
-                    break
-                rows.append(_micro_row(loaded, parts, dtype, size))
-                spent += n_flops
-                if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
-                    break
-            if watch.elapsed_s() <= limit_s and spent + loaded.evaluation_flops <= limit_flops and not _beaten(rows):
-                evaluation[dtype] = _evaluation_seconds(loaded, parts)
+        parts = {dtype: build(loaded, with_params(config, {"precision.dtype": dtype})) for dtype in dtypes}
+        ended: set[str] = set()
+        for dtype, size in _in_order(micro, dtypes):
+            n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
+            end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
+            if dtype in ended or end_s > limit_s or spent + n_flops > limit_flops:
+                ended.add(dtype)
+                continue
+            rows.append(_micro_row(loaded, parts[dtype], dtype, size))
+            spent += n_flops
+            if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
+                ended.add(dtype)
+            has_room = watch.elapsed_s() <= limit_s and spent + loaded.evaluation_flops <= limit_flops
+            if has_room and dtype not in evaluation and not _beaten(rows):
+                evaluation[dtype] = _evaluation_seconds(loaded, parts[dtype])
                 spent += loaded.evaluation_flops
     return {"micro": rows, "optimizer": optimizer, "evaluation": evaluation, "flops": spent}
 
 
-def _in_order(micro: list[int], dtype: str) -> list[int]:
-    """Ascending for fp32. A reduced precision shows its best at the largest size; if it loses there, the rest is not
-    measured. A look at the smallest comes first, to see whether it is hopeless.
+def _in_order(micro: list[int], dtypes: list[str]) -> list[tuple[str, int]]:
+    """(precision, size) pairs in the order they are measured.
+
+    First each precision at the smallest size, to see which are hopeless; then fp32 in ascending order, then the others
+    from the largest size, where they show their best: one that loses there is not measured further.
     """
-    sizes = sorted(micro)
-    return sizes if dtype == "fp32" else [*sizes[:1], *reversed(sizes[1:])]
+    smallest, *larger = sorted(micro)
+    sizes = {dtype: larger if dtype == "fp32" else larger[::-1] for dtype in dtypes}
+    return [*((dtype, smallest) for dtype in dtypes), *((dtype, size) for dtype in dtypes for size in sizes[dtype])]
 
 
 def _expected_s(rows: list[dict[str, Any]], dtype: str, size: int) -> float:

@@ -70,7 +70,8 @@ def test_a_precision_that_is_emulated_is_given_up_at_the_smallest_size(load: Loa
     found = measure(load(model=lambda: Emulated(6, 3)), micro=[8, 16, 32])
     assert [r["micro"] for r in found["micro"] if r["dtype"] == "fp32"] == [8, 16, 32]
     assert [r["micro"] for r in found["micro"] if r["dtype"] == "bf16"] == [8]
-    assert "bf16" not in found["evaluation"]
+    assert [r["dtype"] for r in found["micro"]][:2] == ["fp32", "bf16"], "before the time is spent on other sizes"
+    assert set(found["evaluation"]) == {"fp32"}
 
 
 def test_a_size_that_cannot_be_measured_in_time_is_not_begun(load: Loader) -> None:
