@@ -251,7 +251,7 @@ def _check_reachable(url: str | None) -> None:
 
     from huggingface_hub import constants
 
-    if url is None and constants.is_offline_mode():
+    if url is None and constants.HF_HUB_OFFLINE:
         raise UsageError("--pretrained: the weights are not here, and HF_HUB_OFFLINE forbids fetching them", _OTHERWISE)
     try:
         urlopen(Request(url or constants.ENDPOINT, method="HEAD"), timeout=_REACH_S).close()
