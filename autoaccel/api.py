@@ -40,7 +40,7 @@ from autoaccel.store.run import prepare as prepare_directory
 from autoaccel.store.session import open_ledger, stored_job
 from autoaccel.store.study import write_study
 from autoaccel.tasks.base import Task
-from autoaccel.tasks.load import absolute, check_reference
+from autoaccel.tasks.load import absolute, check_reference, short_name
 from autoaccel.trial import CONFIRMING, SEARCHING, Report, Target, TrialRecord, TrialSpec
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def tune(  # noqa: PLR0913 - the options of one request
     """Find the fastest configuration that reaches the target.
 
     Args:
-        task: a Task, or a reference (built-in name, 'file.py:name', 'package.module:name').
+        task: a Task, or a reference (built-in name, 'file.py:name', 'package.module:name', or a task made from data:
+            'timm:resnet18?data=photos', 'char-transformer?text=FILE', 'mlp?table=FILE&label=COLUMN').
         budget: text such as '2h' or '1e18FLOPs', seconds, or a timedelta. Covers everything from this call on. With
             `resume`, '+2h' extends the run's budget.
         target: metric value to reach; default: the task's own.
@@ -304,7 +305,7 @@ def task_source(reference: str | None, task: Task | None) -> TaskSource:
 
 
 def _default_directory(task: Any) -> Path:
-    name = task.name if isinstance(task, Task) else str(task).rpartition(":")[2]
+    name = task.name if isinstance(task, Task) else short_name(str(task))
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)[:60] or "task"
     return Path("runs") / f"{safe}-{utc_timestamp().replace(':', '').replace('-', '')}"
 

@@ -48,6 +48,17 @@ def tune(  # noqa: PLR0913 - the options of one verb
         str | None, typer.Option(help="90m, 2h, 1e18FLOPs, 16 device-hours, 50 trials; with --resume: +2h")
     ] = None,
     target: Annotated[float | None, typer.Option(help="Metric value to reach; default: the task's own.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Make a task from data: timm:NAME, char-transformer or mlp.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Images: a folder, .npz or .parquet (timm:NAME).")] = None,
+    text: Annotated[Path | None, typer.Option(help="A text file (char-transformer).")] = None,
+    table: Annotated[Path | None, typer.Option(help="A .parquet or .csv file (mlp).")] = None,
+    label: Annotated[str | None, typer.Option(help="The column to predict.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images; default: the commonest.")] = None,
+    context: Annotated[int | None, typer.Option(help="Characters the model looks back (default 128).")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, f1, auc, loss or perplexity, as the model has.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's weights.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/TASK-TIME.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space: a shipped name or a .toml file.")] = None,
     fix: Annotated[list[str] | None, typer.Option(help="Pin a knob: --fix optim.name=adamw. Repeatable.")] = None,
@@ -74,6 +85,15 @@ def tune(  # noqa: PLR0913 - the options of one verb
         "task": task,
         "budget": budget,
         "target": target,
+        "model": model,
+        "data": data,
+        "text": text,
+        "table": table,
+        "label": label,
+        "image_size": image_size,
+        "context": context,
+        "metric": metric,
+        "pretrained": pretrained or None,
         "space": space,
         "seed": seed,
         "hit_probability": hit_probability,
@@ -276,17 +296,23 @@ def _job(given: dict[str, Any], fix: list[str], errors: Console) -> Job:
     from autoaccel.config import parse_params
     from autoaccel.errors import UsageError
     from autoaccel.job import FILE, Job, read_job_file
+    from autoaccel.tasks.from_data import OPTIONS, chosen_task, parsed
 
     settings = read_job_file(Path(FILE)) if Path(FILE).is_file() else {}
     if settings:
         errors.print(f"settings from {FILE}", highlight=False)
-    settings |= {k: v for k, v in given.items() if v is not None}
+    task = chosen_task(settings, given)
+    settings |= {k: v for k, v in given.items() if v is not None} | {"task": task}
+    settings = {k: v for k, v in settings.items() if k not in OPTIONS}
     if fix:
         settings["fix"] = {**settings.get("fix", {}), **parse_params(fix)}
     if "budget" not in settings:
         raise UsageError("no budget", f"Say what the tuning may spend: --budget 60s, or budget = '2h' in {FILE}.")
     settings["budget"] = parse_budget(settings["budget"])
-    if settings.get("task") is None:
+    made = parsed(task) if task else None
+    if made is not None and settings.get("target") is None:
+        raise UsageError(f"task {made.name!r} has no target", f"Give one: --target VALUE ({made.metric}).")
+    if task is None:
         where = "" if Path(FILE).is_file() else f" and no {FILE} here"
         settings["task"] = "digits"
         errors.print(f"no task given{where}: using the built-in digits task", highlight=False)

@@ -50,6 +50,12 @@ class EnvironmentFaultError(AutoaccelError):
     exit_code = 6
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """` Did you mean 'x'?` for a close match, else the allowed words."""
     known = sorted(str(a) for a in allowed)

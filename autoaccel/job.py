@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,8 @@ class Job:
     @classmethod
     def from_json(cls, data: dict[str, Any], where: str = "job") -> Job:
         """The job that `to_json` gave; UsageError with the place for anything else."""
-        values = vars(validated(_File, data, lambda keys: ".".join((where, *keys))))
+        read = validated(_File, data, lambda keys: ".".join((where, *keys)))
+        values = {f.name: getattr(read, f.name) for f in fields(cls)}
         for name in ("parallel", "use_all_budget", "use_library"):  # younger than the first runs
             values[name] = getattr(cls, name) if values[name] is None else values[name]
         if None in (values["budget"], values["space"], values["seed"], values["hit_probability"]):
@@ -83,6 +84,16 @@ class _File:
     parallel: int | None = None
     use_all_budget: bool | None = None
     use_library: bool | None = None
+    # a task made from data, see `tasks.from_data`
+    model: str | None = None
+    data: str | None = None
+    text: str | None = None
+    table: str | None = None
+    label: str | None = None
+    image_size: int | None = None
+    context: int | None = None
+    metric: str | None = None
+    pretrained: bool | None = None
 
 
 def read_job_file(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ assert not code, code
     [
         ("import autoaccel", "torch optuna ray timm sklearn scipy rich typer"),
         (HELP, "torch optuna ray timm sklearn scipy"),
-        ("import autoaccel.api", "torch torchvision timm"),
+        ("import autoaccel.api, autoaccel.tasks.load", "torch torchvision timm pyarrow PIL"),
         ("import autoaccel.search.loop, autoaccel.store.study, autoaccel.report.terminal", "torch timm ray"),
         ("import autoaccel.integrations.optuna", "torch timm ray rich"),
         ("import autoaccel.execution.local, autoaccel.execution.simulated", "torch optuna ray rich"),

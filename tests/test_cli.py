@@ -51,6 +51,15 @@ def test_the_options_are_these() -> None:
             "task",
             "--budget",
             "--target",
+            "--model",
+            "--data",
+            "--text",
+            "--table",
+            "--label",
+            "--image-size",
+            "--context",
+            "--metric",
+            "--pretrained",
             "--out",
             "--space",
             "--fix",
@@ -90,6 +99,7 @@ def test_the_module_is_the_command() -> None:
 
 NOT_A_TASK = "task = 3\n"
 DIGITS = ("tune", "digits")
+IMAGES = ("tune", "--model", "timm:resnet18", "--data", "none")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,15 @@ DIGITS = ("tune", "digits")
         (("tune", "nothing.py:task", "--budget", "9s"), "task 'nothing.py:task': no file", "Check the path"),
         (("tune", "nothing.py:", "--budget", "9s"), "expected file.py:name or package.module:name", "Name one object"),
         (("profile", "digit"), "unknown task 'digit'", "Did you mean 'digits'?"),
+        # a task from data
+        (("tune", "--data", "none", "--budget", "9s"), "--data without --model", "Add --model: timm:NAME."),
+        ((*DIGITS, "--model", "mlp", "--budget", "9s"), "both the task 'digits' and --model", "Give one of them"),
+        (("tune", "--model", "timm:resnet18", "--budget", "9s"), "--model timm:resnet18 without --data", "Say what"),
+        ((*IMAGES, "--budget", "9s"), "task 'resnet18-none' has no target", "--target VALUE (accuracy)"),
+        ((*IMAGES, "--target", "1", "--budget", "9s"), "/none: no such file or folder", "Check the path"),
+        ((*IMAGES, "--context", "9", "--budget", "9s"), "--context: not an option of --model timm:resnet18", "--data"),
+        ((*IMAGES, "--resume", "old"), "--model, --data: --resume takes its settings from the run", "Leave them"),
+        (("profile", "mlp?table=none.csv&label=y"), "--table none.csv: no such file", "Check the path"),
         # the search
         ((*DIGITS, "--budget", "9s", "--fix", "optim.rl=1"), "--fix 'optim.rl=1': unknown setting", "'optim.lr'"),
         ((*DIGITS, "--budget", "9s", "--fix", "optim.lr"), "--fix 'optim.lr': expected PATH=VALUE", "For example"),
@@ -179,6 +198,9 @@ def test_wrong_input_ends_with_exit_2_before_training(
         ('budget = "90"\n', "autoaccel.toml:1: budget: budget '90': no unit", "Accepted forms"),
         ('task = 3\nbudget = "9s"\n', "autoaccel.toml:1: task: expected text, got 3", "Change the value's type"),
         ("budget = \n", "autoaccel.toml: Invalid value", "Fix the TOML syntax"),
+        ('model = "mlp"\nbudget = "9s"\n', "--model mlp without --table, --label", "Say what to train it on"),
+        ('image_size = "big"\n', "autoaccel.toml:1: image_size: expected a whole number, got 'big'", "type"),
+        ('modle = "mlp"\n', "autoaccel.toml:1: modle: unknown key 'modle'", "Did you mean 'model'?"),
         ('budget = "9s"\nspace = "minimall"\n', "unknown search space 'minimall'", "Did you mean 'minimal'?"),
     ],
 )

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from autoaccel.config import ConfigFile, keras_recipe, load_config, save_config, to_params, with_params
 from autoaccel.search.question import MIN_CONFIRMATIONS
@@ -218,6 +220,41 @@ def test_a_flop_budget_is_kept_to_the_step(tmp_path: Path, cache: Path) -> None:
     assert_consistent(document, tmp_path / "run")
     assert document["flops"] <= document["budget_flops"] == 1e11
     assert document["flops"] >= 0.5e11
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_is_tuned_continued_and_trained(tmp_path: Path, cache: Path) -> None:
+    images, labels = load_digits(n_class=2, return_X_y=True)
+    for index, (image, label) in enumerate(zip(images[:200], labels[:200], strict=True)):
+        folder = tmp_path / "scans" / f"digit{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8")).save(folder / f"{index}.png")
+    (tmp_path / "autoaccel.toml").write_text('data = "scans"\nimage_size = 16\ntarget = 0.9\n')
+    words = ("tune", "--model", "timm:test_resnet", "--budget", "8 trials", "--out", "run", "--json")
+    code, out, err = real(tmp_path, cache, *words)
+    document = json.loads(out)
+    assert code == (0 if document["target_met"] else 3), err
+    assert_consistent(document, tmp_path / "run")
+    assert document["task"] == "test_resnet-scans" and document["best_value_seen"] > 0.8
+    reference = f"timm:test_resnet?data={tmp_path}/scans&image_size=16"
+    assert json.loads((tmp_path / "run/job.json").read_text())["task"] == reference
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    again, text, err = real(elsewhere, cache, "tune", "--resume", "../run", "--budget", "+2 trials", "--json")
+    assert again in (0, 3) and json.loads(text)["n_trials"] > document["n_trials"], err
+    code, out, err = real(elsewhere, cache, "train", "../run/best/config.json", "--json")
+    assert json.loads(out)["outcome"] == {0: "hit", 3: "missed"}[code], err
+
+
+def test_a_model_that_timm_does_not_have_ends_with_exit_2(tmp_path: Path, cache: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "scans" / label / "1.png")
+    words = ("--model", "timm:resnet19", "--data", "scans", "--budget", "60s", "--target", "0.9", "--out", "run")
+    code, out, err = real(tmp_path, cache, "tune", *words)
+    assert (code, out) == (2, ""), err
+    assert "--model timm:resnet19: timm has no such model" in err and "Did you mean timm:resnet18" in err
+    assert not (tmp_path / "run").exists(), "wrong input leaves nothing behind"
 
 
 def test_a_budget_below_one_trial_ends_with_exit_4_and_names_one_that_works(tmp_path: Path, cache: Path) -> None:

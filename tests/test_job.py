@@ -77,6 +77,15 @@ def test_a_mistake_in_the_file_is_named_with_its_line(tmp_path: Path, text: str,
     assert hint in caught.value.hint
 
 
+def test_a_file_can_make_a_task_from_data(tmp_path: Path) -> None:
+    said = {"model": "timm:resnet18", "data": "photos", "image_size": 64, "metric": "f1", "pretrained": True}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
+    assert read_job_file(written(tmp_path, "\n".join(lines))) == said
+    said = {"text": "a.txt", "context": 9, "table": "t.csv", "label": "y"}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in said.items()]
+    assert read_job_file(written(tmp_path, "\n".join(lines))) == said
+
+
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_job_file(written(tmp_path, 'sed = 1\ntarget = "x"\n'))

@@ -1,4 +1,4 @@
-"""A reference becomes a Task: a built-in name, `path/to/file.py:name`, or `package.module:name`.
+"""A reference becomes a Task: a built-in name, `path/to/file.py:name`, `package.module:name`, or `MODEL?data=PATH`.
 
 Runs where torch may be loaded (a worker, or the user's own process); every mistake is a UsageError that names it.
 """
@@ -19,12 +19,18 @@ from types import ModuleType
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.digits import digits
+from autoaccel.tasks.from_data import parsed
+from autoaccel.tasks.from_data import reference as reference_of
 
 BUILT_IN: dict[str, Callable[[], Task]] = {"digits": digits}
 
 
 def check_reference(reference: str) -> None:
-    """What can be said of a reference without importing anything: unknown name, missing file."""
+    """What can be said of a reference without importing anything: unknown name, missing file, data that is none."""
+    made = parsed(reference)
+    if made is not None:
+        made.check()
+        return
     name, sign, attribute = reference.rpartition(":")
     if not sign:
         if reference not in BUILT_IN:
@@ -39,12 +45,24 @@ def check_reference(reference: str) -> None:
 
 def absolute(reference: str) -> str:
     """The same reference from any folder: the path of a file made absolute."""
+    made = parsed(reference)
+    if made is not None:
+        return reference_of(made)
     name, sign, attribute = reference.rpartition(":")
     return f"{Path(name).resolve()}:{attribute}" if sign and name.endswith(".py") else reference
 
 
+def short_name(reference: str) -> str:
+    """What a person would call the task of a reference."""
+    made = parsed(reference)
+    return reference.rpartition(":")[2] if made is None else made.name
+
+
 def load_task(reference: str) -> Task:
     """The Task a reference names. A function of no arguments is called to get it."""
+    made = parsed(reference)
+    if made is not None:
+        return made.task()
     check_reference(reference)
     name, sign, attribute = reference.rpartition(":")
     if not sign:

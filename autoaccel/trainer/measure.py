@@ -21,6 +21,9 @@ from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
 _REPEATS = 5
+_HOPELESS = 3.0
+"""How many times slower than fp32 a precision may be at the smallest size to be measured at others: where it is
+emulated (bf16 on most CPUs) a single large micro-batch can take minutes."""
 
 
 def measure_steps(
@@ -46,28 +49,48 @@ def measure_steps(
         {"micro": [{"dtype", "micro", "seconds" or "oom"}], "optimizer": {name: seconds},
          "evaluation": {dtype: seconds}, "flops": spent}
     """
-    watch, spent, rows = Stopwatch(loaded.device), 0.0, []
+    watch, spent = Stopwatch(loaded.device), 0.0
+    rows: list[dict[str, Any]] = []
     optimizer: dict[str, float] = {}
     evaluation: dict[str, float] = {}
     plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant"}  # what both can have
     with seeded(0):
         for name in ("sgd", "adamw"):
             optimizer[name] = _optimizer_seconds(loaded, with_params(config, {**plain, "optim.name": name}))
-        for dtype in dtypes:
-            parts = build(loaded, with_params(config, {"precision.dtype": dtype}))
-            # A reduced precision shows its best at the largest size; if it loses there, the rest is not measured.
-            for size in sorted(micro, reverse=dtype != "fp32"):
-                n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
-                if watch.elapsed_s() > limit_s or spent + n_flops > limit_flops:
-                    break
-                rows.append(_micro_row(loaded, parts, dtype, size))
-                spent += n_flops
-                if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
-                    break
-            if watch.elapsed_s() <= limit_s and spent + loaded.evaluation_flops <= limit_flops and not _beaten(rows):
-                evaluation[dtype] = _evaluation_seconds(loaded, parts)
+        parts = {dtype: build(loaded, with_params(config, {"precision.dtype": dtype})) for dtype in dtypes}
+        ended: set[str] = set()
+        for dtype, size in _in_order(micro, dtypes):
+            n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
+            end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
+            if dtype in ended or end_s > limit_s or spent + n_flops > limit_flops:
+                ended.add(dtype)
+                continue
+            rows.append(_micro_row(loaded, parts[dtype], dtype, size))
+            spent += n_flops
+            if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
+                ended.add(dtype)
+            has_room = watch.elapsed_s() <= limit_s and spent + loaded.evaluation_flops <= limit_flops
+            if has_room and dtype not in evaluation and not _beaten(rows):
+                evaluation[dtype] = _evaluation_seconds(loaded, parts[dtype])
                 spent += loaded.evaluation_flops
     return {"micro": rows, "optimizer": optimizer, "evaluation": evaluation, "flops": spent}
+
+
+def _in_order(micro: list[int], dtypes: list[str]) -> list[tuple[str, int]]:
+    """(precision, size) pairs in the order they are measured.
+
+    First each precision at the smallest size, to see which are hopeless; then fp32 in ascending order, then the others
+    from the largest size, where they show their best: one that loses there is not measured further.
+    """
+    smallest, *larger = sorted(micro)
+    sizes = {dtype: larger if dtype == "fp32" else larger[::-1] for dtype in dtypes}
+    return [*((dtype, smallest) for dtype in dtypes), *((dtype, size) for dtype in dtypes for size in sizes[dtype])]
+
+
+def _expected_s(rows: list[dict[str, Any]], dtype: str, size: int) -> float:
+    """What measuring this size will take at least, from the sizes measured so far: one run to warm up and one more."""
+    known = [row["seconds"] / row["micro"] for row in rows if row["dtype"] == dtype and "seconds" in row]
+    return 2 * size * min(known, default=0.0)
 
 
 def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[str, Any]:
@@ -89,10 +112,12 @@ def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[
 
 
 def _beaten(rows: list[dict[str, Any]]) -> bool:
-    """Whether the last row is clearly slower than fp32 at the same size."""
+    """Whether the last row is clearly slower than fp32 at the same size; the first of a precision hopelessly so."""
     last = rows[-1] if rows else {}
     fp32 = [r["seconds"] for r in rows if r["dtype"] == "fp32" and r["micro"] == last.get("micro") and "seconds" in r]
-    return bool(fp32) and last["dtype"] != "fp32" and last.get("seconds", 0.0) > 1.1 * fp32[0]
+    is_first = sum(row["dtype"] == last.get("dtype") for row in rows) == 1
+    clearly = _HOPELESS if is_first else 1.1
+    return bool(fp32) and last["dtype"] != "fp32" and last.get("seconds", 0.0) > clearly * fp32[0]
 
 
 def _optimizer_seconds(loaded: LoadedTask, config: TrainerConfig) -> float:

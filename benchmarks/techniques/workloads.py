@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from autoaccel.tasks.base import Task
+from autoaccel.tasks.text import Text
 
 N_TRAIN, N_VALIDATION = 8_000, 2_000
 CONTEXT = 128
@@ -40,9 +41,7 @@ def images() -> Task:
 
 def text() -> Task:
     """Tiny Shakespeare, next characters in windows of 128, and a transformer of two layers."""
-    from autoaccel.tasks.text import text as language
-
-    return language(data_folder() / "tinyshakespeare" / "input.txt", context=CONTEXT)
+    return Text(text=data_folder() / "tinyshakespeare" / "input.txt", context=CONTEXT).task()
 
 
 class SmallResNet(nn.Module):

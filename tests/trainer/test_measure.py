@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -57,3 +58,30 @@ def test_flops_are_charged_and_never_exceed_their_limit(load: Loader) -> None:
 
 def test_no_time_no_rows(load: Loader) -> None:
     assert measure(load(), limit_s=0.0)["micro"] == []
+
+
+def test_a_precision_that_is_emulated_is_given_up_at_the_smallest_size(load: Loader) -> None:
+    class Emulated(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if torch.is_autocast_enabled("cpu"):
+                time.sleep(0.05)
+            return super().forward(x)
+
+    found = measure(load(model=lambda: Emulated(6, 3)), micro=[8, 16, 32])
+    assert [r["micro"] for r in found["micro"] if r["dtype"] == "fp32"] == [8, 16, 32]
+    assert [r["micro"] for r in found["micro"] if r["dtype"] == "bf16"] == [8]
+    assert [r["dtype"] for r in found["micro"]][:2] == ["fp32", "bf16"], "before the time is spent on other sizes"
+    assert set(found["evaluation"]) == {"fp32"}
+
+
+def test_a_size_that_cannot_be_measured_in_time_is_not_begun(load: Loader) -> None:
+    seen = []
+
+    class Slow(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            time.sleep(0.01 * len(x))
+            return super().forward(x)
+
+    found = measure(load(model=lambda: Slow(6, 3)), micro=[8, 64], dtypes=["fp32"], limit_s=1.0)
+    assert [r["micro"] for r in found["micro"]] == [8] and 64 not in seen
