@@ -64,7 +64,7 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
         ("seed = 1.5\n", "autoaccel.toml:1: seed: expected a whole number, got 1.5", ""),
         ("fix = 3\n", "autoaccel.toml:1: fix: expected", ""),
         ('[fix]\n"optim.rl" = 0.1\n', "autoaccel.toml:1: fix: unknown setting 'optim.rl'", "optim.lr"),
-        ('[fix]\noptim.name = "lion"\n', "autoaccel.toml:1: fix: config.optim.name: expected 'adamw' or 'sgd'", ""),
+        ('[fix]\noptim.name = "adamx"\n', "autoaccel.toml:1: fix: config.optim.name: expected 'adamw', ", ""),
         ('[fix]\nbatch.size = "64"\n', "autoaccel.toml:1: fix: config.batch.size: expected a whole number", ""),
         ("task = \n", "Invalid value (at line 1", "Fix the TOML syntax"),
         ("when = 2024-01-01\n", "not plain JSON values", "Use numbers, text and tables"),
