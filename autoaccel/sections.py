@@ -19,6 +19,11 @@ def check(ok: bool, path: str, value: object, allowed: str) -> None:
         raise UsageError(f"config.{path}: {value!r} is not {allowed}", f"Set {path} to {allowed}.")
 
 
+def one_of(names: tuple[str, ...], path: str, value: object) -> None:
+    """Refuse a value that is none of these names."""
+    check(value in names, path, value, ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}")
+
+
 def positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -93,12 +98,12 @@ class Schedule:
 class Data:
     """Which samples a batch is made of."""
 
-    sampling: Literal["uniform", "class_balanced"] = "uniform"
-    """uniform: every sample once per epoch; class_balanced: every class equally often, with replacement."""
+    sampling: Literal["uniform", "class_balanced", "importance"] = "uniform"
+    """uniform: every sample once per epoch. class_balanced: every class equally often, with replacement. importance:
+    from the second epoch on by the last loss, weighted so that the mean gradient stays (arXiv 1803.00942)."""
 
     def __post_init__(self) -> None:
-        names = ("uniform", "class_balanced")
-        check(self.sampling in names, "data.sampling", self.sampling, "'uniform' or 'class_balanced'")
+        one_of(("uniform", "class_balanced", "importance"), "data.sampling", self.sampling)
 
 
 @dataclass(frozen=True, kw_only=True)

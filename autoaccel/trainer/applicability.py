@@ -39,8 +39,15 @@ def _no_cross_entropy(loaded: LoadedTask) -> str:
     return "it needs the cross_entropy loss, the task has its own" if own else ""
 
 
+def _no_loss_of_each(loaded: LoadedTask) -> str:
+    if not isinstance(loaded.task.loss, str) or loaded.own_loss:
+        return "it needs the loss of every sample, the task has a loss of its own"
+    return "" if loaded.row_per_sample else "it needs the loss of every sample, the task's step gives no row for each"
+
+
 NEEDS: tuple[Need, ...] = (
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
+    Need("data.sampling", "uniform", _no_loss_of_each, ("importance",)),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )
 

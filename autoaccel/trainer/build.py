@@ -19,9 +19,9 @@ from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import loss_of
+from autoaccel.trainer.order import new_order
 from autoaccel.trainer.parts import LoadedTask, Parts
 from autoaccel.trainer.techniques.optimizers import new_optimizer
-from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
 def default_device() -> torch.device:
@@ -64,7 +64,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 1 The model.
     model = new_model(loaded.task).to(loaded.device)
     # 2 What it is trained on, and towards what.
-    order = SampleOrder(loaded.train, config.data, config.seed)
+    order = new_order(loaded.train, config.data, config.seed)
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)

@@ -29,6 +29,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("schedule.warmup", 0.5, {}),
     ("schedule.warmup", 0.5, LINEAR),
     ("data.sampling", "class_balanced", {}),
+    ("data.sampling", "importance", {}),
     ("regularize.label_smoothing", 0.1, {}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),
