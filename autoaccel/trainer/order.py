@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from autoaccel.sections import Data
 from autoaccel.trainer.data import Split
+from autoaccel.trainer.draws import ChosenPasses
 from autoaccel.trainer.parts import Order
 from autoaccel.trainer.techniques.importance import ImportanceOrder
+from autoaccel.trainer.techniques.infobatch import pruned
 from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
@@ -22,4 +24,6 @@ def new_order(split: Split, config: Data, seed: int) -> Order:
     order: Order = plain
     if config.sampling == "importance":
         order = ImportanceOrder(plain.draw, split.n, split.device, seed)
+    if config.sampling == "infobatch":
+        order = ChosenPasses(split, lambda losses, _, rng: pruned(losses, config.prune, rng), config.prune_until, seed)
     return order

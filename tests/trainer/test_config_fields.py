@@ -13,6 +13,7 @@ from autoaccel.config import TrainerConfig, to_params
 from autoaccel.trainer.parts import LoadedTask
 
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
+INFOBATCH = {"data.sampling": "infobatch"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
@@ -30,6 +31,9 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("schedule.warmup", 0.5, LINEAR),
     ("data.sampling", "class_balanced", {}),
     ("data.sampling", "importance", {}),
+    ("data.sampling", "infobatch", {}),
+    ("data.prune", 0.3, INFOBATCH),
+    ("data.prune_until", 0.5, INFOBATCH),
     ("regularize.label_smoothing", 0.1, {}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),
