@@ -100,6 +100,11 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "Set loader.workers to 1 or more, or loader.pin to false.",
     ),
     Conflict(
+        lambda c: bool(c.loader.workers) and c.data.sampling not in ("uniform", "class_balanced"),
+        "loader.workers: what this data.sampling draws next depends on losses, so nobody can read it ahead",
+        "Set loader.workers to 0.",
+    ),
+    Conflict(
         lambda c: c.curriculum.resolution < 1 and c.curriculum.sequence < 1,
         "curriculum.resolution and curriculum.sequence: samples are images or sequences, not both",
         "Set one of them to 1.",

@@ -19,6 +19,11 @@ def check(ok: bool, path: str, value: object, allowed: str) -> None:
         raise UsageError(f"config.{path}: {value!r} is not {allowed}", f"Set {path} to {allowed}.")
 
 
+def one_of(names: tuple[str, ...], path: str, value: object) -> None:
+    """Refuse a value that is none of these names."""
+    check(value in names, path, value, ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}")
+
+
 def positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -142,12 +147,19 @@ class Schedule:
 class Data:
     """Which samples a batch is made of."""
 
-    sampling: Literal["uniform", "class_balanced"] = "uniform"
-    """uniform: every sample once per epoch; class_balanced: every class equally often, with replacement."""
+    sampling: Literal["uniform", "class_balanced", "importance", "infobatch"] = "uniform"
+    """uniform: every sample once per epoch. class_balanced: every class equally often, with replacement. importance:
+    from the second epoch on by the last loss, weighted so that the mean gradient stays (arXiv 1803.00942). infobatch:
+    every epoch leaves out some of the samples whose last loss is below the mean (arXiv 2303.04947)."""
+    prune: float = 0.5
+    """infobatch: share of the samples with a loss below the mean that is left out; the others weigh more for it."""
+    prune_until: float = 0.875
+    """infobatch: share of the horizon from which nothing is left out any more."""
 
     def __post_init__(self) -> None:
-        names = ("uniform", "class_balanced")
-        check(self.sampling in names, "data.sampling", self.sampling, "'uniform' or 'class_balanced'")
+        one_of(("uniform", "class_balanced", "importance", "infobatch"), "data.sampling", self.sampling)
+        check(0 < self.prune <= 0.9, "data.prune", self.prune, "above 0 and at most 0.9")
+        check(0 < self.prune_until <= 1, "data.prune_until", self.prune_until, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,7 @@ IMAGES = ("tune", "--model", "timm:resnet18", "--data", "none")
         ((*DIGITS, "--budget", "9s", "--fix", "optim.rl=1"), "--fix 'optim.rl=1': unknown setting", "'optim.lr'"),
         ((*DIGITS, "--budget", "9s", "--fix", "optim.lr"), "--fix 'optim.lr': expected PATH=VALUE", "For example"),
         ((*DIGITS, "--budget", "9s", "--fix", "optim.lr=fast"), "optim.lr: expected a number", ""),
-        ((*DIGITS, "--budget", "9s", "--fix", "optim.name=adam"), "optim.name: expected 'adamw' or 'sgd'", "adamw"),
+        ((*DIGITS, "--budget", "9s", "--fix", "optim.name=adam"), "optim.name: expected 'adamw', 'sgd'", "adamw"),
         ((*DIGITS, "--budget", "9s", "--fix", "schedule.warmup=2"), "schedule.warmup: 2.0 is not between", "Set"),
         ((*DIGITS, "--budget", "9s", "--seed", "-1"), "seed -1: not a whole number from 0 to 999", "--seed 0"),
         ((*DIGITS, "--budget", "9s", "--hit-probability", "1"), "hit probability 1.0: not between 0 and 1", "0.9"),

@@ -78,6 +78,12 @@ def _no_compiled_optimizer(loaded: LoadedTask) -> str:
     return "" if loaded.device.type == "cuda" else "8-bit optimizer states are worth their time on CUDA only"
 
 
+def _no_loss_of_each(loaded: LoadedTask) -> str:
+    if not isinstance(loaded.task.loss, str) or loaded.own_loss:
+        return "it needs the loss of every sample, the task has a loss of its own"
+    return "" if loaded.row_per_sample else "it needs the loss of every sample, the task's step gives no row for each"
+
+
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
     Need("loader.pin", False, _no_pinning),
@@ -92,6 +98,7 @@ NEEDS: tuple[Need, ...] = (
     Need("augment.cutmix", 0.0, _no_mixing),
     Need("curriculum.resolution", 1.0, lambda loaded: takes_smaller(loaded, loaded.task.model().to(loaded.device))),
     Need("curriculum.sequence", 1.0, lambda loaded: takes_shorter(loaded, loaded.task.model().to(loaded.device))),
+    Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch")),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )
 

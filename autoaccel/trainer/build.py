@@ -19,13 +19,13 @@ from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import forward, loss_of
+from autoaccel.trainer.order import new_order
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import n_classes_of, preparation
 from autoaccel.trainer.schedule import share_done, step_size
 from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
-from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
 def default_device() -> torch.device:
@@ -68,7 +68,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 1 The model.
     model = new_model(loaded.task).to(loaded.device)
     # 2 What it is trained on, and towards what.
-    order = SampleOrder(loaded.train, config.data, config.seed)
+    order = new_order(loaded.train, config.data, config.seed)
     reading = _reading(loaded, config)
     prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
@@ -97,7 +97,7 @@ def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
     if not config.loader.workers:
         return {"fetch": lambda indices, _position: loaded.train.take(indices)}
     # The workers are told what will be drawn by an order of their own: one that does not learn draws the same.
-    order = SampleOrder(loaded.train, config.data, config.seed)
+    order = new_order(loaded.train, config.data, config.seed)
 
     def wanted_from(position: int) -> Iterator[Wanted]:
         while True:

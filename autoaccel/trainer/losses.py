@@ -66,7 +66,8 @@ def forward(
     assert loss.each is not None, "checked when the training was built"
     losses = loss.each(outputs, targets)
     mean = losses.mean() if weights is None else (losses * weights).mean()
-    return StepOutput(outputs, targets, mean, n, losses.detach())
+    # A mean over samples, whatever items they have: pieces of a batch count by their samples.
+    return StepOutput(outputs, targets, mean, float(len(losses)), losses.detach())
 
 
 def loss_of(task: Task, smoothing: float = 0.0) -> Loss:

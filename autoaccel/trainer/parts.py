@@ -34,6 +34,8 @@ class LoadedTask:
     """One pass over the validation set; 0 if not counted."""
     own_loss: bool = False
     """The task's `step` computes the loss itself, so that no setting can change it."""
+    row_per_sample: bool = True
+    """Targets have one row per sample, so that the loss of a sample can be told; a task's `step` may change that."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.fingerprint import digest
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.load import describe
-from autoaccel.trainer.applicability import unavailable
+from autoaccel.trainer.applicability import refuse, unavailable
 from autoaccel.trainer.build import build, combined, default_device, load_data, new_model
 from autoaccel.trainer.checks import batch_problems, data_problems, loss_problems, output_problems, step_problems
 from autoaccel.trainer.data import Batch, Split, columns, titles
@@ -61,10 +61,13 @@ def _preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
         problems.append(error)
     if problems:
         raise combined(problems)
-    own_loss = task.step is not None and "loss" in task.step(parts.model, batch)
+    found = task.step(parts.model, batch) if task.step else {"targets": batch[1]}
+    own_loss, row_per_sample = "loss" in found, found["targets"].shape[:1] == columns(batch)[0].shape[:1]
     train_flops, forward_flops = count_flops(loaded, parts, other)
     evaluation_flops = forward_flops * loaded.validation.n
-    loaded = replace(loaded, flops_per_sample=train_flops, evaluation_flops=evaluation_flops, own_loss=own_loss)
+    loaded = replace(loaded, flops_per_sample=train_flops, evaluation_flops=evaluation_flops)
+    loaded = replace(loaded, own_loss=own_loss, row_per_sample=row_per_sample)
+    refuse(loaded, config)  # again, now that more is known of the task
     return loaded, _facts(loaded, parts, _try_training(loaded, parts))
 
 

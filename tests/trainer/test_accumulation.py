@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from autoaccel.config import TrainerConfig
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.build import build, load_data
-from autoaccel.trainer.loop import optimizer_step
+from autoaccel.trainer.data import Drawn
+from autoaccel.trainer.loop import gradients, optimizer_step
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Step
 from autoaccel.trainer.randomness import seeded
@@ -101,3 +104,42 @@ def test_pieces_give_the_step_of_the_whole(
         torch.testing.assert_close(other_gradients, gradients, atol=1e-6, rtol=0)
         # AdamW divides by the gradient's size: where that is zero up to rounding, so is not the step
         torch.testing.assert_close(other_parameters, parameters, atol=1e-6 if optimizer == "sgd" else 2e-5, rtol=0)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    weights=st.lists(st.floats(0, 10, width=32), min_size=2, max_size=24),
+    pieces=st.integers(1, 24),
+    kind=st.sampled_from(["plain", "step", "mse"]),
+)
+def test_a_weighted_mean_is_the_same_in_any_pieces(
+    make_task: Callable[..., Task],
+    config: Callable[..., TrainerConfig],
+    weights: list[float],
+    pieces: int,
+    kind: str,
+) -> None:
+    """Also where the step counts items of its own, which a mean over samples has no use for."""
+    if kind == "mse":
+        data = (torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.linspace(0, 1, 24))
+        task = Task(name="line", model=lambda: nn.Linear(6, 1), train=data, validation=data, loss="mse", metric="loss")
+    else:
+        task = make_task(model=plain_net, step=counting_step if kind == "step" else None)
+    loaded, size = load_data(task, torch.device("cpu")), len(weights)
+    params = {"batch.size": size, "batch.accumulation": min(pieces, size), "data.sampling": "importance"}
+    with seeded(3):
+        parts = build(loaded, config(params))
+    drawn = Drawn(torch.arange(size), torch.tensor(weights))
+    loss = gradients(loaded, parts, Step(0, 0, 0.0, size), drawn)
+    found = torch.cat([p.grad.flatten() for p in parts.model.parameters() if p.grad is not None])
+    out = forward(task, parts.model, parts.loss, loaded.train.take(drawn.indices), each=True)
+    assert out.each is not None and parts.loss.each is not None
+    whole = (parts.loss.each(out.outputs, out.targets) * drawn.weights).sum() / size
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(whole, list(parts.model.parameters()))])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert float(loss) == pytest.approx(float(whole.detach()), abs=1e-5)
+
+
+def counting_step(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """As many items as the labels say."""
+    return {"outputs": model(batch[0]), "targets": batch[1], "n": 1 + int(batch[1].sum())}

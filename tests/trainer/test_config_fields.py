@@ -15,6 +15,7 @@ from autoaccel.trainer.parts import LoadedTask
 
 WITHOUT_BETA2 = ("sgd", "lars", "schedule_free_sgd")
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
+INFOBATCH = {"data.sampling": "infobatch"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
@@ -38,6 +39,10 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("schedule.warmup", 0.5, {}),
     ("schedule.warmup", 0.5, LINEAR),
     ("data.sampling", "class_balanced", {}),
+    ("data.sampling", "importance", {}),
+    ("data.sampling", "infobatch", {}),
+    ("data.prune", 0.3, INFOBATCH),
+    ("data.prune_until", 0.5, INFOBATCH),
     ("regularize.label_smoothing", 0.1, {}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),

@@ -20,6 +20,7 @@ import torch
 from autoaccel.errors import UsageError
 from autoaccel.sections import Data
 from autoaccel.trainer.data import Drawn, Split
+from autoaccel.trainer.draws import generator_for
 
 
 class SampleOrder:
@@ -58,7 +59,7 @@ class SampleOrder:
 
     def _pass(self, index: int) -> torch.Tensor:
         if index not in self._passes:
-            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + index) % 2**63)
+            generator = generator_for(self._seed, index)
             if self._weights is None:
                 order = torch.randperm(self._n, generator=generator)
             else:

@@ -1,0 +1,29 @@
+"""The order of a training's samples, composed from the techniques that draw them, in one written order.
+
+Must not know models or losses.
+"""
+
+from __future__ import annotations
+
+from autoaccel.sections import Data
+from autoaccel.trainer.data import Split
+from autoaccel.trainer.draws import ChosenPasses
+from autoaccel.trainer.parts import Order
+from autoaccel.trainer.techniques.importance import ImportanceOrder
+from autoaccel.trainer.techniques.infobatch import pruned
+from autoaccel.trainer.techniques.sampling import SampleOrder
+
+
+def new_order(split: Split, config: Data, seed: int) -> Order:
+    """The order of one training; equal seeds, and equal losses where it learns from them, draw the same samples.
+
+    Raises:
+        UsageError: class_balanced without labels.
+    """
+    plain = SampleOrder(split, config, seed)
+    order: Order = plain
+    if config.sampling == "importance":
+        order = ImportanceOrder(plain.draw, split.n, split.device, seed)
+    if config.sampling == "infobatch":
+        order = ChosenPasses(split, lambda losses, _, rng: pruned(losses, config.prune, rng), config.prune_until, seed)
+    return order
