@@ -14,12 +14,23 @@ if TYPE_CHECKING:
     from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
-    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule
+    from autoaccel.sections import (
+        Average,
+        Batch,
+        Data,
+        Evaluate,
+        Horizon,
+        Optim,
+        Precision,
+        Regularize,
+        Schedule,
+    )
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
 _HOME = {
     "AutoaccelError": "errors",
+    "Average": "sections",
     "Batch": "sections",
     "Budget": "budget",
     "Data": "sections",
@@ -43,6 +54,7 @@ _HOME = {
 
 __all__ = [
     "AutoaccelError",
+    "Average",
     "Batch",
     "Budget",
     "Data",

@@ -18,6 +18,7 @@ from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
 from autoaccel.sections import (
     KERNELS,
+    Average,
     Batch,
     Data,
     Evaluate,
@@ -47,6 +48,7 @@ class TrainerConfig:
     schedule: Schedule = field(default_factory=Schedule)
     data: Data = field(default_factory=Data)
     regularize: Regularize = field(default_factory=Regularize)
+    average: Average = field(default_factory=Average)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
@@ -102,6 +104,11 @@ _CONFLICTS: tuple[Conflict, ...] = (
         lambda c: c.optim.is_schedule_free and c.schedule.name != "constant",
         "schedule.name: a schedule-free optim.name averages instead of following a schedule",
         "Set schedule.name to 'constant'; schedule.warmup may stay.",
+    ),
+    Conflict(
+        lambda c: c.optim.is_schedule_free and c.average.name != "none",
+        "average.name: a schedule-free optim.name averages the weights itself",
+        "Set average.name to 'none'.",
     ),
     Conflict(
         lambda c: c.schedule.name == "wsd" and c.schedule.warmup + c.schedule.cooldown > 1,

@@ -46,6 +46,10 @@ params = st.fixed_dictionaries(
         "schedule.name": st.sampled_from(["linear", "cosine", "constant", "rex", "one_cycle"]),
         "schedule.warmup": st.floats(min_value=0, max_value=0.9),
         "schedule.cooldown": st.floats(min_value=0.01, max_value=1),
+        "average.name": st.sampled_from(["none", "ema", "lawa", "swa", "lookahead"]),
+        "average.half_life": st.floats(min_value=1e-4, max_value=1),
+        "average.window": st.floats(min_value=1e-4, max_value=1),
+        "average.every": st.integers(1, 100),
         "data.sampling": st.sampled_from(["uniform", "class_balanced"]),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
@@ -166,6 +170,9 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("schedule.warmup", 0.95, "between 0 and 0.9"),
         ("schedule.cooldown", 0.0, "above 0 and at most 1"),
         ("schedule.cooldown", 1.1, "above 0 and at most 1"),
+        ("average.half_life", 0.0, "above 0 and at most 1"),
+        ("average.window", 1.5, "above 0 and at most 1"),
+        ("average.every", 0, "a whole number >= 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
@@ -191,6 +198,10 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
         (
             {"optim.name": "schedule_free_adamw", "schedule.name": "linear"},
             ["schedule.name", "optim.name", "'constant'"],
+        ),
+        (
+            {"optim.name": "schedule_free_sgd", "average.name": "ema"},
+            ["average.name", "optim.name", "'none'"],
         ),
         (
             {"schedule.name": "wsd", "schedule.warmup": 0.5, "schedule.cooldown": 0.6},

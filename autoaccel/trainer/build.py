@@ -20,6 +20,7 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import forward, loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.techniques.averaging import averaged, new_average
 from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
 from autoaccel.trainer.techniques.sampling import SampleOrder
@@ -82,6 +83,14 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 4 What is evaluated.
     if config.optim.is_schedule_free:
         parts = replace(parts, for_evaluation=(partial(at_average, model, optimizer),))
+    average = new_average(model, config.average)
+    if average is not None:
+        parts = replace(
+            parts,
+            after_step=(average.follow,),
+            for_evaluation=(partial(averaged, model, average),),
+            state=(*parts.state, ("average", average)),
+        )
     return _with_fitting_statistics(loaded, parts) if parts.for_evaluation else parts
 
 
