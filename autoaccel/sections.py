@@ -96,6 +96,10 @@ class Optim:
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """The peak rate times (batch.size / 256), or its square root: linear for sgd (arXiv 1706.02677), sqrt for the
     likes of Adam (arXiv 2405.14578)."""
+    sam_rho: float = 0.0
+    """How far weights climb to where the gradient is taken: sharpness-aware minimization (arXiv 2010.01412). 0: off."""
+    sam_every: int = 1
+    """Every so many steps; a larger one wants a `sam_rho` larger in proportion."""
 
     def __post_init__(self) -> None:
         check(self.name in KERNELS, "optim.name", self.name, "one of " + ", ".join(map(repr, KERNELS)))
@@ -109,6 +113,8 @@ class Optim:
         check(0 <= self.clip < math.inf, "optim.clip", self.clip, "a finite number >= 0")
         scalings = ("none", "linear", "sqrt")
         check(self.lr_scaling in scalings, "optim.lr_scaling", self.lr_scaling, "'none', 'linear' or 'sqrt'")
+        check(0 <= self.sam_rho < math.inf, "optim.sam_rho", self.sam_rho, "a finite number >= 0")
+        check(positive_int(self.sam_every), "optim.sam_every", self.sam_every, "a whole number >= 1")
 
     @property
     def is_schedule_free(self) -> bool:

@@ -17,11 +17,12 @@ from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.techniques.sharpness import climbs
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
-    """FLOPs of one optimizer step."""
-    return loaded.flops_per_sample * step.size
+    """FLOPs of one optimizer step; one that climbs first differentiates its samples twice."""
+    return loaded.flops_per_sample * step.size * (2 if climbs(config.optim, step) else 1)
 
 
 def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:
