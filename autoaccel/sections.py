@@ -157,10 +157,15 @@ class Data:
 class Regularize:
     """What keeps the model from fitting noise."""
 
+    objective: Literal["task", "binary_cross_entropy"] = "task"
+    """What is minimised. task: the task's loss; binary_cross_entropy: each class against the rest, summed over classes
+    (arXiv 2110.00476), in place of the cross-entropy loss. Evaluations keep the task's."""
     label_smoothing: float = 0.0
     """Share of the target mass spread over all classes; needs the cross-entropy loss."""
 
     def __post_init__(self) -> None:
+        objectives = ("task", "binary_cross_entropy")
+        check(self.objective in objectives, "regularize.objective", self.objective, "'task' or 'binary_cross_entropy'")
         ok = 0 <= self.label_smoothing < 1
         check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
 

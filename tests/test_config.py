@@ -53,6 +53,7 @@ params = st.fixed_dictionaries(
         "average.window": st.floats(min_value=1e-4, max_value=1),
         "average.every": st.integers(1, 100),
         "data.sampling": st.sampled_from(["uniform", "class_balanced"]),
+        "regularize.objective": st.sampled_from(["task", "binary_cross_entropy"]),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
         "evaluate.every_samples": st.integers(1, 10**12),

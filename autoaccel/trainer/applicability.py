@@ -54,6 +54,7 @@ NEEDS: tuple[Need, ...] = (
     Need("optim.kernel", "auto", _no_fused_kernels, ("fused",)),
     Need("optim.state", "fp32", _no_compiled_optimizer),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
+    Need("regularize.objective", "task", _no_cross_entropy),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )
 

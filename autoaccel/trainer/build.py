@@ -67,7 +67,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     model = new_model(loaded.task).to(loaded.device)
     # 2 What it is trained on, and towards what.
     order = SampleOrder(loaded.train, config.data, config.seed)
-    loss = loss_of(loaded.task, config.regularize.label_smoothing)
+    loss = loss_of(loaded.task, config.regularize)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
     parts = Parts(

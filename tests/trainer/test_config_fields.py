@@ -46,6 +46,8 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("average.every", 2, {"average.name": "lookahead"}),
     ("data.sampling", "class_balanced", {}),
     ("regularize.label_smoothing", 0.1, {}),
+    ("regularize.objective", "binary_cross_entropy", {}),
+    ("regularize.label_smoothing", 0.1, {"regularize.objective": "binary_cross_entropy"}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),
     ("horizon.steps", 5, {}),

@@ -355,7 +355,7 @@ def test_facts_say_what_a_task_can_use(make_task: MakeTask) -> None:
     found = [
         [row["path"] for row in f["unavailable"] if row["path"] not in device] for f in (plain, stepped, own, streamed)
     ]
-    assert found == [[], [], ["regularize.label_smoothing"], ["data.sampling"]]
+    assert found == [[], [], ["regularize.objective", "regularize.label_smoothing"], ["data.sampling"]]
 
 
 def test_what_makes_it_the_same_task(make_task: MakeTask) -> None:
