@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
     from autoaccel.sections import (
         Augment,
+        Average,
         Batch,
         Curriculum,
         Data,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AutoaccelError": "errors",
     "Augment": "sections",
+    "Average": "sections",
     "Batch": "sections",
     "Budget": "budget",
     "Curriculum": "sections",
@@ -59,6 +61,7 @@ _HOME = {
 __all__ = [
     "Augment",
     "AutoaccelError",
+    "Average",
     "Batch",
     "Budget",
     "Curriculum",

@@ -19,6 +19,7 @@ from autoaccel.fingerprint import digest
 from autoaccel.sections import (
     KERNELS,
     Augment,
+    Average,
     Batch,
     Curriculum,
     Data,
@@ -53,6 +54,7 @@ class TrainerConfig:
     augment: Augment = field(default_factory=Augment)
     curriculum: Curriculum = field(default_factory=Curriculum)
     regularize: Regularize = field(default_factory=Regularize)
+    average: Average = field(default_factory=Average)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
     seed: int = 0
@@ -128,6 +130,11 @@ _CONFLICTS: tuple[Conflict, ...] = (
         lambda c: c.optim.is_schedule_free and c.schedule.name != "constant",
         "schedule.name: a schedule-free optim.name averages instead of following a schedule",
         "Set schedule.name to 'constant'; schedule.warmup may stay.",
+    ),
+    Conflict(
+        lambda c: c.optim.is_schedule_free and c.average.name != "none",
+        "average.name: a schedule-free optim.name averages the weights itself",
+        "Set average.name to 'none'.",
     ),
     Conflict(
         lambda c: c.schedule.name == "wsd" and c.schedule.warmup + c.schedule.cooldown > 1,

@@ -104,6 +104,10 @@ class Optim:
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """The peak rate times (batch.size / 256), or its square root: linear for sgd (arXiv 1706.02677), sqrt for the
     likes of Adam (arXiv 2405.14578)."""
+    sam_rho: float = 0.0
+    """How far weights climb to where the gradient is taken: sharpness-aware minimization (arXiv 2010.01412). 0: off."""
+    sam_every: int = 1
+    """Every so many steps; a larger one wants a `sam_rho` larger in proportion."""
 
     def __post_init__(self) -> None:
         check(self.name in KERNELS, "optim.name", self.name, "one of " + ", ".join(map(repr, KERNELS)))
@@ -117,6 +121,8 @@ class Optim:
         check(0 <= self.clip < math.inf, "optim.clip", self.clip, "a finite number >= 0")
         scalings = ("none", "linear", "sqrt")
         check(self.lr_scaling in scalings, "optim.lr_scaling", self.lr_scaling, "'none', 'linear' or 'sqrt'")
+        check(0 <= self.sam_rho < math.inf, "optim.sam_rho", self.sam_rho, "a finite number >= 0")
+        check(positive_int(self.sam_every), "optim.sam_every", self.sam_every, "a whole number >= 1")
 
     @property
     def is_schedule_free(self) -> bool:
@@ -233,10 +239,15 @@ class Curriculum:
 class Regularize:
     """What keeps the model from fitting noise."""
 
+    objective: Literal["task", "binary_cross_entropy"] = "task"
+    """What is minimised. task: the task's loss; binary_cross_entropy: each class against the rest, summed over classes
+    (arXiv 2110.00476), in place of the cross-entropy loss. Evaluations keep the task's."""
     label_smoothing: float = 0.0
     """Share of the target mass spread over all classes; needs the cross-entropy loss."""
 
     def __post_init__(self) -> None:
+        objectives = ("task", "binary_cross_entropy")
+        check(self.objective in objectives, "regularize.objective", self.objective, "'task' or 'binary_cross_entropy'")
         ok = 0 <= self.label_smoothing < 1
         check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
 

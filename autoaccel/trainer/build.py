@@ -23,6 +23,7 @@ from autoaccel.trainer.order import new_order
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import n_classes_of, preparation
 from autoaccel.trainer.schedule import share_done, step_size
+from autoaccel.trainer.techniques.averaging import averaged, new_average
 from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
@@ -71,7 +72,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     order = new_order(loaded.train, config.data, config.seed)
     reading = _reading(loaded, config)
     prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
-    loss = loss_of(loaded.task, config.regularize.label_smoothing)
+    loss = loss_of(loaded.task, config.regularize)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
     parts = Parts(
@@ -89,6 +90,14 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 4 What is evaluated.
     if config.optim.is_schedule_free:
         parts = replace(parts, for_evaluation=(partial(at_average, model, optimizer),))
+    average = new_average(model, config.average)
+    if average is not None:
+        parts = replace(
+            parts,
+            after_step=(average.follow,),
+            for_evaluation=(partial(averaged, model, average),),
+            state=(*parts.state, ("average", average)),
+        )
     return _with_fitting_statistics(loaded, parts) if parts.for_evaluation else parts
 
 

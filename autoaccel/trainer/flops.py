@@ -18,15 +18,17 @@ from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import size_share
+from autoaccel.trainer.techniques.sharpness import climbs
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
-    """FLOPs of one optimizer step.
+    """FLOPs of one optimizer step; one that climbs first differentiates its samples twice.
 
     Smaller images cost as their pixels, shorter sequences as their tokens: exact for convolutions and linear layers,
     a little too much for attention.
     """
-    return loaded.flops_per_sample * step.size * size_share(loaded, config, step.done)
+    passes = 2 if climbs(config.optim, step) else 1
+    return loaded.flops_per_sample * step.size * size_share(loaded, config, step.done) * passes
 
 
 def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:

@@ -20,6 +20,7 @@ from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done, step_size
 from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
+from autoaccel.trainer.techniques.sharpness import climbed, climbs
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
 
@@ -127,6 +128,9 @@ def optimizer_step(loaded: LoadedTask, parts: Parts, step: Step) -> torch.Tensor
     """Draw, differentiate, update; returns the mean loss."""
     drawn = parts.order.draw(step.position, step.size, step.done)
     loss = gradients(loaded, parts, step, drawn)
+    if climbs(parts.config.optim, step):
+        with climbed(parts.model, parts.config.optim.sam_rho):
+            gradients(loaded, parts, step, drawn, learn=False)
     parts.update()
     parts.optimizer.zero_grad(set_to_none=True)
     for follow in parts.after_step:
@@ -134,8 +138,10 @@ def optimizer_step(loaded: LoadedTask, parts: Parts, step: Step) -> torch.Tensor
     return loss
 
 
-def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn) -> torch.Tensor:
+def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn, *, learn: bool = True) -> torch.Tensor:
     """Gradients of the mean loss over what was drawn, micro-batch by micro-batch; returns the loss.
+
+    The order learns from the losses of the samples if it wants to and `learn` says so.
 
     Micro-batch gradients are sums weighted by the items behind each mean loss, then divided by their total: exact
     for any split, also where micro-batches hold different numbers of tokens.
@@ -148,10 +154,10 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn) -> tor
     for indices, weight in zip(pieces, weights, strict=True):
         batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
         with parts.autocast():
-            out = forward(loaded.task, parts.model, parts.loss, batch, weight, parts.order.wants_losses)
+            out = forward(loaded.task, parts.model, parts.loss, batch, weight, learn and parts.order.wants_losses)
         weighted = out.loss * (out.n / size)
         parts.scale(weighted).backward()
-        if out.each is not None:
+        if learn and out.each is not None:
             parts.order.learn(indices, out.each)
         loss_sum += weighted.detach()
         total += out.n

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autoaccel.sections import Regularize
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.data import Batch
 
@@ -70,12 +71,18 @@ def forward(
     return StepOutput(outputs, targets, mean, float(len(losses)), losses.detach())
 
 
-def loss_of(task: Task, smoothing: float = 0.0) -> Loss:
-    """The task's loss; `smoothing` is the share of the target mass that label smoothing spreads over all classes."""
+def loss_of(task: Task, how: Regularize | None = None) -> Loss:
+    """The task's loss, or with `how` the objective that is trained towards: another loss, smoothed labels.
+
+    Targets of cross_entropy are classes, or, of outputs (..., classes), shares of them: floats of the same shape.
+    """
     if not isinstance(task.loss, str):
         return Loss(task.loss, None)
     if task.loss == "cross_entropy":
-        return Loss(partial(_cross_entropy, smoothing=smoothing), partial(_cross_entropies, smoothing=smoothing))
+        how = how or Regularize()
+        flat = _one_against_rest if how.objective == "binary_cross_entropy" else _cross_entropy
+        items = partial(flat, smoothing=how.label_smoothing)
+        return Loss(partial(_of_batch, items), partial(_of_samples, items))
     one_each = F.mse_loss if task.loss == "mse" else F.binary_cross_entropy_with_logits
     return Loss(partial(_paired, one_each), partial(_paired_each, one_each))
 
@@ -83,21 +90,39 @@ def loss_of(task: Task, smoothing: float = 0.0) -> Loss:
 def classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Class scores as (items, classes) and targets as (items,), or (items, classes) where they are soft.
 
-    Accepts (N, C) with (N,), (N, T, C) with (N, T), torch's own (N, C, ...) with (N, ...), and soft (N, C) with (N, C).
+    Accepts (N, C) with (N,), (N, T, C) with (N, T), and torch's own (N, C, ...) with (N, ...). Floats of the shape of
+    the outputs (classes last) are shares of the classes, and become (items, classes).
     """
-    if outputs.shape == targets.shape:
-        return outputs, targets
+    if outputs.shape == targets.shape and targets.is_floating_point():
+        n_classes = outputs.shape[-1]
+        return outputs.reshape(-1, n_classes), targets.reshape(-1, n_classes)
     if outputs.shape[:-1] == targets.shape:
         return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
     return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1)
 
 
-def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    return F.cross_entropy(*classes_last(_full(outputs), targets), label_smoothing=smoothing)
+def _cross_entropy(scores: torch.Tensor, targets: torch.Tensor, smoothing: float, reduction: str) -> torch.Tensor:
+    """Of scores (items, classes) and targets (items,), or shares (items, classes)."""
+    shares = targets.to(scores.dtype) if targets.ndim == 2 else targets
+    return F.cross_entropy(scores, shares, label_smoothing=smoothing, reduction=reduction)
 
 
-def _cross_entropies(outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    flat = F.cross_entropy(*classes_last(_full(outputs), targets), label_smoothing=smoothing, reduction="none")
+def _one_against_rest(scores: torch.Tensor, targets: torch.Tensor, smoothing: float, reduction: str) -> torch.Tensor:
+    """As `_cross_entropy`. Summed over classes, so that gradients have the size of cross-entropy's."""
+    shares = targets if targets.ndim == 2 else F.one_hot(targets, scores.shape[1])
+    shares = shares.to(scores.dtype) * (1.0 - smoothing) + smoothing / scores.shape[1]
+    items = F.binary_cross_entropy_with_logits(scores, shares, reduction="none").sum(1)
+    return items.mean() if reduction == "mean" else items
+
+
+def _of_batch(items: Callable[..., torch.Tensor], outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over all items of a batch."""
+    return items(*classes_last(_full(outputs), targets), reduction="mean")
+
+
+def _of_samples(items: Callable[..., torch.Tensor], outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over the items of every sample, shape (N,)."""
+    flat = items(*classes_last(_full(outputs), targets), reduction="none")
     return flat.reshape(len(targets), -1).mean(1)
 
 
