@@ -52,7 +52,7 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
         ("knobs = 1\n", "", "unknown key 'knobs'", "Did you mean 'knob'?"),
         ("knob = 3\n", "", "knob 3 is not a list", "Change the value's type"),
         ('[knob]\npath = "batch.size"\n', "", "knob {'path': 'batch.size'} is not a list", "type"),
-        ("knob = [3]\n", "knob None: ", "unknown setting", "Allowed: augment.cutmix"),
+        ("knob = [3]\n", "knob None: ", "unknown setting", "batch.accumulation"),
         ("[[knob]]\nlow = 1\n", "knob None: ", "unknown setting", "Allowed:"),
         ('[[knob]]\npath = ["batch.size"]\n', "knob ['batch.size']: ", "unknown setting", "Did you mean"),
         ('[[knob]]\npath = "optim.rl"\n', "knob 'optim.rl': ", "unknown setting", "Did you mean 'optim.lr'?"),
