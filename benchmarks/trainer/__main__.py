@@ -1,0 +1,159 @@
+"""python -m benchmarks.trainer [--quick] [--json]: samples per second of our trainer against other training loops."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoaccel.fingerprint import software
+from benchmarks.document import print_document, render_block, shown, write_document
+from benchmarks.trainer.children import Child, FailedError, children, left_out, versions
+from benchmarks.trainer.contestant import CONTESTANTS
+from benchmarks.trainer.figures import figures, rows_of
+from benchmarks.trainer.rounds import (
+    OURS,
+    Block,
+    Document,
+    Plan,
+    Seconds,
+    Workload,
+    contestants_of,
+    file_of,
+    keep,
+    kept,
+    key_of,
+    plan_of,
+    run_round,
+)
+from benchmarks.trainer.workloads import DATA
+
+HERE = Path(__file__).parent
+PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
+SYNTHETIC = "synthetic.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    plan = plan_of(PROTOCOL, options.quick)
+    folder = HERE / "results" / ("quick" if options.quick else "parts")
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    absent = left_out()
+    for name, reason in absent.items():
+        print(f"left out: {name}, {reason}", file=sys.stderr)
+    if not options.summary_only:
+        measure(folder, plan, absent)
+    document = write_document(HERE, "trainer", seeds=[0], quick=options.quick, body=body_of(folder, plan, absent))
+    if not options.quick:
+        render_block(HERE / "README.md", "ratios", table_of(document["rows"]))
+    print_document(document, options.json)
+
+
+def measure(folder: Path, plan: Plan, absent: Mapping[str, str]) -> None:
+    """All rounds of all workloads; what is there is kept."""
+    todo = [(w, indices) for w in plan.workloads if (indices := missing(folder, plan, w, absent))]
+    needed = {name for workload, _ in todo for name in contestants_of(PROTOCOL, workload.name, absent)}
+    if not needed:
+        return
+    with children([OURS, *sorted(needed)]) as started:
+        for workload, indices in todo:
+            others = contestants_of(PROTOCOL, workload.name, absent)
+            key = key_of(workload, others, {**software(), **versions()})
+            with trainings(folder, plan, workload, {name: started[name] for name in [OURS, *others]}) as block:
+                for index in indices:
+                    pairs = run_round(workload, index, others, block)
+                    keep(file_of(folder, workload, index), key, pairs)
+                    ratios = ", ".join(f"{p['contestant']} {p['other_s'] / p['ours_s']:.3f}" for p in pairs)
+                    print(f"{workload.name} round {index + 1}/{plan.rounds}: {ratios}", file=sys.stderr)
+
+
+def missing(folder: Path, plan: Plan, workload: Workload, absent: Mapping[str, str]) -> list[int]:
+    """Rounds of a workload that are not there."""
+    key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), {**software(), **versions()})
+    return [index for index in range(plan.rounds) if kept(file_of(folder, workload, index), key) is None]
+
+
+@contextmanager
+def trainings(folder: Path, plan: Plan, workload: Workload, started: Mapping[str, Child]) -> Iterator[Block]:
+    """One training of each contestant, waiting in its model for the next block of steps."""
+
+    def block(name: str) -> Seconds:
+        answer = asked(name, {"warm": workload.warm, "steps": workload.steps})
+        return answer["wall_s"], answer["cpu_s"]
+
+    def asked(name: str, request: Document) -> Document:
+        try:
+            started[name].tell(request)
+            return started[name].hear()
+        except FailedError as error:
+            raise FailedError(f"{name} on {workload.name}: {error}") from error
+
+    with tempfile.TemporaryDirectory() as place:
+        data = Path(place) / "data.npz"
+        arrays = DATA[workload.name](None)
+        np.savez(data, **arrays)
+        (folder / f"{workload.name}.{SYNTHETIC}").write_text(json.dumps(bool(arrays["synthetic"])))
+        told = {"workload": workload.name, "data": str(data), "recipe": dict(workload.recipe), "n_steps": plan.n_steps}
+        for name, child in started.items():
+            child.tell(told)
+            block(name)  # the first steps of a training are not like the others
+        yield block
+        for name in started:
+            asked(name, {})
+
+
+def body_of(folder: Path, plan: Plan, absent: Mapping[str, str]) -> Document:
+    """What the document holds beside where and when."""
+    pairs: list[Document] = []
+    for workload in plan.workloads:
+        key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), {**software(), **versions()})
+        for index in range(plan.rounds):
+            pairs += kept(file_of(folder, workload, index), key) or []
+    rows = rows_of(pairs)
+    names = [workload.name for workload in plan.workloads]
+    peers = {name: not c.whole_batches for name, c in CONTESTANTS.items() if c.is_peer}
+    variants = [name for name, c in CONTESTANTS.items() if c.gpu_only]
+    marks = {name: folder / f"{name}.{SYNTHETIC}" for name in names}
+    return {
+        "figures": {**figures(rows, names, peers, variants), "cifar10_94_s": None},
+        "rows": rows,
+        "left_out": dict(absent),
+        "peers": versions(),
+        "synthetic_data": [name for name, mark in marks.items() if mark.exists() and json.loads(mark.read_text())],
+        "protocol": PROTOCOL,
+    }
+
+
+def table_of(rows: Sequence[Document]) -> list[str]:
+    """The rows for the README."""
+    if not rows:
+        return ["not measured"]
+    found = ["| workload | contestant | samples/s | ours | ratio | 95 % interval |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{row['samples_per_s']:,.0f}", f"{row['ours_samples_per_s']:,.0f}", f"{row['ratio']:.3f}"]
+        cells.append(shown([row["low"], row["high"]]))
+        found.append("| " + " | ".join([row["workload"], row["contestant"], *cells]) + " |")
+    return found
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", action="store_true", help="print the document")
+    parser.add_argument("--fresh", action="store_true", help="forget what is there")
+    parser.add_argument("--summary-only", action="store_true", help="run nothing")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
