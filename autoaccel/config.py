@@ -26,6 +26,15 @@ VERSION = 1
 Params = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that cannot be together."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    hint: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Everything the trainer reads. Invalid values raise UsageError with the field's path."""
@@ -44,6 +53,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         ok = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**63
         check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        found = [conflict for conflict in _CONFLICTS if conflict.holds(self)]
+        if found:
+            text = "\n  ".join(f"config: {conflict.reason}" for conflict in found)
+            raise UsageError(text, " ".join(conflict.hint for conflict in found))
 
     @property
     def n_steps(self) -> int:
@@ -60,6 +73,16 @@ class TrainerConfig:
         given = {path: value for path, value in to_params(replace(self, seed=0)).items() if value != defaults[path]}
         # Whole numbers in float fields are the same point: they come back as floats from a file or a worker.
         return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
+
+
+_CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        lambda c: c.data.order != "shuffled" and c.data.sampling != "uniform",
+        "data.order easy_to_hard and data.sampling both decide which samples are drawn",
+        "Set data.sampling to uniform, or data.order to shuffled.",
+    ),
+)
+"""Settings that exclude each other; what a task or a machine cannot use stands in `trainer.applicability`."""
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

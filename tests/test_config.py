@@ -45,13 +45,25 @@ params = st.fixed_dictionaries(
         "data.sampling": st.sampled_from(["uniform", "class_balanced", "importance", "infobatch"]),
         "data.prune": st.floats(min_value=0.01, max_value=0.9),
         "data.prune_until": st.floats(min_value=0.01, max_value=1),
+        "data.order": st.sampled_from(["shuffled", "easy_to_hard"]),
+        "data.order_until": st.floats(min_value=0.01, max_value=1),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
         "evaluate.every_samples": st.integers(1, 10**12),
         "seed": st.integers(0, 2**63 - 1),
     },
 )
-configs = params.map(lambda p: with_params(TrainerConfig(), p))
+
+
+def config_of(changed: dict[str, Any]) -> TrainerConfig | None:
+    """None where settings exclude each other."""
+    try:
+        return with_params(TrainerConfig(), changed)
+    except UsageError:
+        return None
+
+
+configs = params.map(config_of).filter(lambda config: config is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------- four forms
@@ -160,6 +172,7 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("data.prune", 0.91, "above 0 and at most 0.9"),
         ("data.prune_until", 0.0, "above 0 and at most 1"),
         ("data.prune_until", 1.1, "above 0 and at most 1"),
+        ("data.order_until", 0.0, "above 0 and at most 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
@@ -173,6 +186,22 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
     assert caught.value.message.startswith(f"config.{path}: {value!r} is not ")
     assert allowed in caught.value.message
     assert path in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "hint"),
+    [
+        (
+            {"data.order": "easy_to_hard", "data.sampling": "importance"},
+            "data.order easy_to_hard and data.sampling both decide",
+            "Set data.sampling to uniform",
+        ),
+    ],
+)
+def test_settings_that_exclude_each_other(changed: dict[str, Any], reason: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_params(TrainerConfig(), changed)
+    assert reason in caught.value.message and hint in caught.value.hint
 
 
 @pytest.mark.parametrize("path", ["optim.rate", "lr", "batch", "", "optim.lr.peak"])

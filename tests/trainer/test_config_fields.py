@@ -13,7 +13,7 @@ from autoaccel.config import TrainerConfig, to_params
 from autoaccel.trainer.parts import LoadedTask
 
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
-INFOBATCH = {"data.sampling": "infobatch"}
+INFOBATCH, EASY_TO_HARD = {"data.sampling": "infobatch"}, {"data.order": "easy_to_hard"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
@@ -34,6 +34,8 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.sampling", "infobatch", {}),
     ("data.prune", 0.3, INFOBATCH),
     ("data.prune_until", 0.5, INFOBATCH),
+    ("data.order", "easy_to_hard", {}),
+    ("data.order_until", 0.9, EASY_TO_HARD),
     ("regularize.label_smoothing", 0.1, {}),
     ("precision.dtype", "bf16", {}),
     ("horizon.samples", 192, {}),
