@@ -41,6 +41,15 @@ VERSION = 1
 Params = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that cannot be together."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    hint: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Everything the trainer reads. Invalid values raise UsageError with the field's path."""
@@ -95,16 +104,30 @@ class Conflict:
     hint: str
 
 
+def _learns_from_losses(config: TrainerConfig) -> bool:
+    return config.data.sampling not in ("uniform", "class_balanced") or config.data.order != "shuffled"
+
+
 _CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        lambda c: c.data.order != "shuffled" and c.data.sampling != "uniform",
+        "data.order easy_to_hard and data.sampling both decide which samples are drawn",
+        "Set data.sampling to uniform, or data.order to shuffled.",
+    ),
     Conflict(
         lambda c: c.loader.pin and not c.loader.workers,
         "loader.pin needs loader.workers: only they can copy into page-locked memory ahead of the training",
         "Set loader.workers to 1 or more, or loader.pin to false.",
     ),
     Conflict(
-        lambda c: bool(c.loader.workers) and c.data.sampling not in ("uniform", "class_balanced"),
-        "loader.workers: what this data.sampling draws next depends on losses, so nobody can read it ahead",
+        lambda c: bool(c.loader.workers) and _learns_from_losses(c),
+        "loader.workers: what this data.sampling or data.order draws next depends on losses, nobody can read it ahead",
         "Set loader.workers to 0.",
+    ),
+    Conflict(
+        lambda c: bool(c.augment.mixup or c.augment.cutmix) and _learns_from_losses(c),
+        "augment.mixup, augment.cutmix: the loss of a mixed sample says nothing of one, and data.sampling learns from it",
+        "Set both to 0, or data.sampling to 'uniform'.",
     ),
     Conflict(
         lambda c: c.curriculum.resolution < 1 and c.curriculum.sequence < 1,

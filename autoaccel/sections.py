@@ -161,11 +161,17 @@ class Data:
     """infobatch: share of the samples with a loss below the mean that is left out; the others weigh more for it."""
     prune_until: float = 0.875
     """infobatch: share of the horizon from which nothing is left out any more."""
+    order: Literal["shuffled", "easy_to_hard"] = "shuffled"
+    """easy_to_hard: from the second epoch on, a growing part of the samples, by their last loss (arXiv 1904.03626)."""
+    order_until: float = 0.5
+    """easy_to_hard: share of the horizon from which all samples are drawn again."""
 
     def __post_init__(self) -> None:
         one_of(("uniform", "class_balanced", "importance", "infobatch"), "data.sampling", self.sampling)
         check(0 < self.prune <= 0.9, "data.prune", self.prune, "above 0 and at most 0.9")
         check(0 < self.prune_until <= 1, "data.prune_until", self.prune_until, "above 0 and at most 1")
+        one_of(("shuffled", "easy_to_hard"), "data.order", self.order)
+        check(0 < self.order_until <= 1, "data.order_until", self.order_until, "above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,8 @@ params = st.fixed_dictionaries(
         "average.window": st.floats(min_value=1e-4, max_value=1),
         "average.every": st.integers(1, 100),
         "regularize.objective": st.sampled_from(["task", "binary_cross_entropy"]),
+        "data.order": st.sampled_from(["shuffled", "easy_to_hard"]),
+        "data.order_until": st.floats(min_value=0.01, max_value=1),
         "regularize.label_smoothing": st.floats(min_value=0, max_value=0.99),
         "horizon.samples": st.integers(1, 10**12),
         "evaluate.every_samples": st.integers(1, 10**12),
@@ -209,6 +211,7 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("average.half_life", 0.0, "above 0 and at most 1"),
         ("average.window", 1.5, "above 0 and at most 1"),
         ("average.every", 0, "a whole number >= 1"),
+        ("data.order_until", 0.0, "above 0 and at most 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
@@ -227,6 +230,12 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
 @pytest.mark.parametrize(
     ("params", "fragments"),
     [
+        (
+            {"data.order": "easy_to_hard", "data.sampling": "importance"},
+            ["data.order easy_to_hard and data.sampling both decide", "Set data.sampling to uniform"],
+        ),
+        ({"data.sampling": "infobatch", "loader.workers": 1}, ["loader.workers", "data.sampling"]),
+        ({"data.sampling": "infobatch", "augment.mixup": 0.2}, ["augment.mixup", "data.sampling"]),
         ({"optim.name": "lion", "optim.kernel": "fused"}, ["optim.kernel", "optim.name", "'auto'"]),
         ({"optim.name": "muon", "optim.kernel": "loop"}, ["optim.kernel", "optim.name", "'auto'"]),
         ({"optim.name": "sgd", "optim.state": "int8"}, ["optim.state", "optim.name 'adamw'", "'fp32'"]),

@@ -5,10 +5,13 @@ Must not know models or losses.
 
 from __future__ import annotations
 
+from functools import partial
+
 from autoaccel.sections import Data
 from autoaccel.trainer.data import Split
 from autoaccel.trainer.draws import ChosenPasses
 from autoaccel.trainer.parts import Order
+from autoaccel.trainer.techniques.easy_to_hard import easiest, pace
 from autoaccel.trainer.techniques.importance import ImportanceOrder
 from autoaccel.trainer.techniques.infobatch import pruned
 from autoaccel.trainer.techniques.sampling import SampleOrder
@@ -26,4 +29,7 @@ def new_order(split: Split, config: Data, seed: int) -> Order:
         order = ImportanceOrder(plain.draw, split.n, split.device, seed)
     if config.sampling == "infobatch":
         order = ChosenPasses(split, lambda losses, _, rng: pruned(losses, config.prune, rng), config.prune_until, seed)
+    if config.order == "easy_to_hard":
+        part = partial(pace, until=config.order_until)
+        order = ChosenPasses(split, lambda losses, at, rng: easiest(losses, part(at), rng), config.order_until, seed)
     return order

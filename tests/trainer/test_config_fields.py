@@ -15,7 +15,7 @@ from autoaccel.trainer.parts import LoadedTask
 
 WITHOUT_BETA2 = ("sgd", "lars", "schedule_free_sgd")
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
-INFOBATCH = {"data.sampling": "infobatch"}
+INFOBATCH, EASY_TO_HARD = {"data.sampling": "infobatch"}, {"data.order": "easy_to_hard"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
@@ -51,6 +51,8 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.sampling", "infobatch", {}),
     ("data.prune", 0.3, INFOBATCH),
     ("data.prune_until", 0.5, INFOBATCH),
+    ("data.order", "easy_to_hard", {}),
+    ("data.order_until", 0.9, EASY_TO_HARD),
     ("regularize.label_smoothing", 0.1, {}),
     ("regularize.objective", "binary_cross_entropy", {}),
     ("regularize.label_smoothing", 0.1, {"regularize.objective": "binary_cross_entropy"}),
