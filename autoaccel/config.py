@@ -41,15 +41,6 @@ VERSION = 1
 Params = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """Settings that cannot be together."""
-
-    holds: Callable[[TrainerConfig], bool]
-    reason: str
-    hint: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Everything the trainer reads. Invalid values raise UsageError with the field's path."""
@@ -126,7 +117,7 @@ _CONFLICTS: tuple[Conflict, ...] = (
     ),
     Conflict(
         lambda c: bool(c.augment.mixup or c.augment.cutmix) and _learns_from_losses(c),
-        "augment.mixup, augment.cutmix: the loss of a mixed sample says nothing of one, and data.sampling learns from it",
+        "augment.mixup, augment.cutmix: data.sampling or data.order learns from the losses of single samples",
         "Set both to 0, or data.sampling to 'uniform'.",
     ),
     Conflict(
