@@ -47,7 +47,7 @@ def _no_loss_of_each(loaded: LoadedTask) -> str:
 
 NEEDS: tuple[Need, ...] = (
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
-    Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch")),
+    Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch", "selective")),
     Need("data.order", "shuffled", _no_loss_of_each),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )

@@ -77,6 +77,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         order=order,
         autocast=_autocast(config, loaded.device),
         update=_update(optimizer),
+        fetch=lambda indices, _position: loaded.train.take(indices),
     )
 
 

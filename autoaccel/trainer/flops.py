@@ -17,11 +17,13 @@ from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.techniques.selective import n_candidates
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
-    """FLOPs of one optimizer step."""
-    return loaded.flops_per_sample * step.size
+    """FLOPs of one optimizer step: its samples forward and back, and forward alone what they are chosen from."""
+    flops, n_looks = loaded.flops_per_sample * step.size, n_candidates(config.data, step.size, step.done)
+    return flops if n_looks == step.size else flops + n_looks * loaded.evaluation_flops / loaded.validation.n
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:

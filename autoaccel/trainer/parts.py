@@ -91,6 +91,8 @@ class Parts:
     autocast: Callable[[], AbstractContextManager[Any]]
     update: Callable[[], Any]
     """From gradients to weights: the optimizer's step and what goes before it."""
+    fetch: Callable[[torch.Tensor, int], Batch]
+    """The training samples of these indices, on the device, for the step at that position of the order."""
     prepare: Callable[[Batch, torch.Tensor, Step], Batch] = lambda batch, _indices, _step: batch
     """What becomes of a batch on the device before the model sees it; its sample indices are given."""
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
