@@ -153,23 +153,35 @@ class Schedule:
 class Data:
     """Which samples a batch is made of."""
 
-    sampling: Literal["uniform", "class_balanced", "importance", "infobatch"] = "uniform"
+    sampling: Literal["uniform", "class_balanced", "importance", "infobatch", "selective"] = "uniform"
     """uniform: every sample once per epoch. class_balanced: every class equally often, with replacement. importance:
     from the second epoch on by the last loss, weighted so that the mean gradient stays (arXiv 1803.00942). infobatch:
-    every epoch leaves out some of the samples whose last loss is below the mean (arXiv 2303.04947)."""
+    every epoch leaves out some of the samples whose last loss is below the mean (arXiv 2303.04947). selective: a step
+    looks at more samples than it trains on and takes those with the largest losses (arXiv 1910.00762)."""
     prune: float = 0.5
     """infobatch: share of the samples with a loss below the mean that is left out; the others weigh more for it."""
     prune_until: float = 0.875
     """infobatch: share of the horizon from which nothing is left out any more."""
+    keep: float = 0.5
+    """selective: share of the samples looked at that is trained on."""
+    keep_from: float = 0.5
+    """selective: share of the horizon at which choosing begins."""
+    keep_until: float = 0.9
+    """selective: share of the horizon at which it ends."""
     order: Literal["shuffled", "easy_to_hard"] = "shuffled"
     """easy_to_hard: from the second epoch on, a growing part of the samples, by their last loss (arXiv 1904.03626)."""
     order_until: float = 0.5
     """easy_to_hard: share of the horizon from which all samples are drawn again."""
 
     def __post_init__(self) -> None:
-        one_of(("uniform", "class_balanced", "importance", "infobatch"), "data.sampling", self.sampling)
+        names = ("uniform", "class_balanced", "importance", "infobatch", "selective")
+        one_of(names, "data.sampling", self.sampling)
         check(0 < self.prune <= 0.9, "data.prune", self.prune, "above 0 and at most 0.9")
         check(0 < self.prune_until <= 1, "data.prune_until", self.prune_until, "above 0 and at most 1")
+        check(0.1 <= self.keep < 1, "data.keep", self.keep, "at least 0.1 and below 1")
+        check(0 <= self.keep_from < 1, "data.keep_from", self.keep_from, "between 0 and 1, 1 excluded")
+        ok = self.keep_from < self.keep_until <= 1
+        check(ok, "data.keep_until", self.keep_until, f"above data.keep_from ({self.keep_from:g}) and at most 1")
         one_of(("shuffled", "easy_to_hard"), "data.order", self.order)
         check(0 < self.order_until <= 1, "data.order_until", self.order_until, "above 0 and at most 1")
 

@@ -98,7 +98,7 @@ NEEDS: tuple[Need, ...] = (
     Need("augment.cutmix", 0.0, _no_mixing),
     Need("curriculum.resolution", 1.0, lambda loaded: takes_smaller(loaded, loaded.task.model().to(loaded.device))),
     Need("curriculum.sequence", 1.0, lambda loaded: takes_shorter(loaded, loaded.task.model().to(loaded.device))),
-    Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch")),
+    Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch", "selective")),
     Need("regularize.objective", "task", _no_cross_entropy),
     Need("data.order", "shuffled", _no_loss_of_each),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),

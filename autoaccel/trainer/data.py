@@ -5,7 +5,7 @@ Must not know models or losses, nor which samples are drawn when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Drawn:
     """int64, shape (n,)."""
     weights: torch.Tensor | None = None
     """Of every sample in the mean loss, shape (n,), on the device; None: all 1."""
+    batch: Batch | None = None
+    """Their data, prepared, where it had to be looked at already."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,21 @@ def map_batch(batch: Batch, function: Callable[[torch.Tensor], torch.Tensor]) ->
     if isinstance(batch, dict):
         return {key: function(value) for key, value in batch.items()}
     return tuple(function(value) for value in batch)
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """One batch of several of the same form."""
+    if isinstance(batches[0], dict):
+        return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    return tuple(torch.cat(column) for column in zip(*batches, strict=True))
+
+
+def pieces_of(batch: Batch, n: int) -> list[Batch]:
+    """The batch in `n` pieces, of equal size up to one sample."""
+    pieces = [column.tensor_split(n) for column in columns(batch)]
+    if isinstance(batch, dict):
+        return [dict(zip(batch, piece, strict=True)) for piece in zip(*pieces, strict=True)]
+    return list(zip(*pieces, strict=True))
 
 
 def _is_columns(data: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from autoaccel.trainer.data import Drawn, Split
+from autoaccel.trainer.parts import Order
 
 Draw = Callable[[int, int, float], Drawn]
 """`Order.draw`: the samples of a step from its position, its size and the share of the horizon behind it."""
@@ -136,3 +137,29 @@ def _rows(drawn: Drawn, start: int, stop: int) -> Drawn:
 
 def _on(drawn: Drawn, device: torch.device) -> Drawn:
     return Drawn(drawn.indices.to(device), None if drawn.weights is None else drawn.weights.to(device))
+
+
+class Rearranged:
+    """An order that is asked in another way than the training asks; what it learns and holds stays its own."""
+
+    def __init__(self, order: Order, ask: Callable[[Draw, int, int, float], Drawn]) -> None:
+        """Args:
+        ask: what a step gets, from the order's own `draw` and the step's position, size and share done.
+        """
+        self._order, self._ask = order, ask
+
+    @property
+    def wants_losses(self) -> bool:
+        return self._order.wants_losses
+
+    def draw(self, position: int, size: int, done: float) -> Drawn:
+        return self._ask(self._order.draw, position, size, done)
+
+    def learn(self, indices: torch.Tensor, losses: torch.Tensor) -> None:
+        self._order.learn(indices, losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order.load_state_dict(state)

@@ -18,17 +18,22 @@ from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import size_share
+from autoaccel.trainer.techniques.selective import n_candidates
 from autoaccel.trainer.techniques.sharpness import climbs
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
-    """FLOPs of one optimizer step; one that climbs first differentiates its samples twice.
+    """FLOPs of one optimizer step: its samples forward and back, and forward alone what they are chosen from.
 
-    Smaller images cost as their pixels, shorter sequences as their tokens: exact for convolutions and linear layers,
-    a little too much for attention.
+    One that climbs first differentiates its samples twice. Smaller images cost as their pixels, shorter sequences as
+    their tokens: exact for convolutions and linear layers, a little too much for attention.
     """
     passes = 2 if climbs(config.optim, step) else 1
-    return loaded.flops_per_sample * step.size * size_share(loaded, config, step.done) * passes
+    flops = loaded.flops_per_sample * step.size * passes
+    n_looks = n_candidates(config.data, step.size, step.done)
+    if n_looks != step.size:
+        flops += n_looks * loaded.evaluation_flops / loaded.validation.n
+    return flops * size_share(loaded, config, step.done)
 
 
 def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:

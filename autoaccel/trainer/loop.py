@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from autoaccel.trainer.data import Drawn
+from autoaccel.trainer.data import Drawn, pieces_of
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.flops import evaluation_flops, step_flops
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done, step_size
 from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
+from autoaccel.trainer.techniques.selective import hardest
 from autoaccel.trainer.techniques.sharpness import climbed, climbs
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Report, Target
@@ -125,8 +126,10 @@ def follow_progress(parts: Parts, step: Step) -> None:
 
 
 def optimizer_step(loaded: LoadedTask, parts: Parts, step: Step) -> torch.Tensor:
-    """Draw, differentiate, update; returns the mean loss."""
+    """Draw, choose among what was drawn, differentiate, update; returns the mean loss."""
     drawn = parts.order.draw(step.position, step.size, step.done)
+    if len(drawn.indices) > step.size:
+        drawn = hardest(loaded.task, parts, step, drawn)
     loss = gradients(loaded, parts, step, drawn)
     if climbs(parts.config.optim, step):
         with climbed(parts.model, parts.config.optim.sam_rho):
@@ -150,9 +153,11 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn, *, lea
     n_pieces = min(parts.config.batch.accumulation, size)
     pieces = drawn.indices.tensor_split(n_pieces)
     weights = [None] * n_pieces if drawn.weights is None else drawn.weights.tensor_split(n_pieces)
+    batches = [None] * n_pieces if drawn.batch is None else pieces_of(drawn.batch, n_pieces)
     total, loss_sum = 0.0, torch.zeros((), device=loaded.device)
-    for indices, weight in zip(pieces, weights, strict=True):
-        batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
+    for indices, weight, batch in zip(pieces, weights, batches, strict=True):
+        if batch is None:
+            batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
         with parts.autocast():
             out = forward(loaded.task, parts.model, parts.loss, batch, weight, learn and parts.order.wants_losses)
         weighted = out.loss * (out.n / size)

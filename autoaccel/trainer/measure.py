@@ -95,7 +95,7 @@ def _expected_s(rows: list[dict[str, Any]], dtype: str, size: int) -> float:
 
 def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[str, Any]:
     def one() -> None:
-        batch = loaded.train.take(parts.order.draw(0, size, 0.0).indices)
+        batch = loaded.train.take(parts.order.draw(0, size, 0.0).indices[:size])
         with parts.autocast():
             out = forward(loaded.task, parts.model, parts.loss, batch)
         out.loss.backward()

@@ -9,12 +9,13 @@ from functools import partial
 
 from autoaccel.sections import Data
 from autoaccel.trainer.data import Split
-from autoaccel.trainer.draws import ChosenPasses
+from autoaccel.trainer.draws import ChosenPasses, Rearranged
 from autoaccel.trainer.parts import Order
 from autoaccel.trainer.techniques.easy_to_hard import easiest, pace
 from autoaccel.trainer.techniques.importance import ImportanceOrder
 from autoaccel.trainer.techniques.infobatch import pruned
 from autoaccel.trainer.techniques.sampling import SampleOrder
+from autoaccel.trainer.techniques.selective import candidates
 
 
 def new_order(split: Split, config: Data, seed: int) -> Order:
@@ -32,4 +33,6 @@ def new_order(split: Split, config: Data, seed: int) -> Order:
     if config.order == "easy_to_hard":
         part = partial(pace, until=config.order_until)
         order = ChosenPasses(split, lambda losses, at, rng: easiest(losses, part(at), rng), config.order_until, seed)
+    if config.sampling == "selective":
+        order = Rearranged(order, partial(candidates, config=config))
     return order

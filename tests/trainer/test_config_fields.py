@@ -16,6 +16,7 @@ from autoaccel.trainer.parts import LoadedTask
 WITHOUT_BETA2 = ("sgd", "lars", "schedule_free_sgd")
 SGD, LINEAR = {"optim.name": "sgd"}, {"schedule.name": "linear"}
 INFOBATCH, EASY_TO_HARD = {"data.sampling": "infobatch"}, {"data.order": "easy_to_hard"}
+SELECTIVE = {"data.sampling": "selective"}
 
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("batch.size", 48, {}),
@@ -51,6 +52,10 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.sampling", "infobatch", {}),
     ("data.prune", 0.3, INFOBATCH),
     ("data.prune_until", 0.5, INFOBATCH),
+    ("data.sampling", "selective", {}),
+    ("data.keep", 0.25, SELECTIVE),
+    ("data.keep_from", 0.2, SELECTIVE),
+    ("data.keep_until", 0.7, SELECTIVE),
     ("data.order", "easy_to_hard", {}),
     ("data.order_until", 0.9, EASY_TO_HARD),
     ("regularize.label_smoothing", 0.1, {}),
