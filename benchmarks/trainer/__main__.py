@@ -33,10 +33,12 @@ from benchmarks.trainer.rounds import (
     key_of,
     plan_of,
     run_round,
+    sources_digest,
 )
 from benchmarks.trainer.workloads import DATA
 
 HERE = Path(__file__).parent
+PACKAGE = HERE.parent.parent / "autoaccel"
 PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
 SYNTHETIC = "synthetic.json"
 
@@ -68,7 +70,7 @@ def measure(folder: Path, plan: Plan, absent: Mapping[str, str]) -> None:
     with children([OURS, *sorted(needed)]) as started:
         for workload, indices in todo:
             others = contestants_of(PROTOCOL, workload.name, absent)
-            key = key_of(workload, others, {**software(), **versions()})
+            key = key_of(workload, others, conditions())
             with trainings(folder, plan, workload, {name: started[name] for name in [OURS, *others]}) as block:
                 for index in indices:
                     pairs = run_round(workload, index, others, block)
@@ -77,9 +79,14 @@ def measure(folder: Path, plan: Plan, absent: Mapping[str, str]) -> None:
                     print(f"{workload.name} round {index + 1}/{plan.rounds}: {ratios}", file=sys.stderr)
 
 
+def conditions() -> dict[str, str]:
+    """What a round was measured with, beside the protocol."""
+    return {**software(), **versions(), "sources": sources_digest(PACKAGE, HERE)}
+
+
 def missing(folder: Path, plan: Plan, workload: Workload, absent: Mapping[str, str]) -> list[int]:
     """Rounds of a workload that are not there."""
-    key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), {**software(), **versions()})
+    key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), conditions())
     return [index for index in range(plan.rounds) if kept(file_of(folder, workload, index), key) is None]
 
 
@@ -96,7 +103,7 @@ def trainings(folder: Path, plan: Plan, workload: Workload, started: Mapping[str
             started[name].tell(request)
             return started[name].hear()
         except FailedError as error:
-            raise FailedError(f"{name} on {workload.name}: {error}") from error
+            raise FailedError(f"{workload.name}: {error}") from error
 
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data.npz"
@@ -116,7 +123,7 @@ def body_of(folder: Path, plan: Plan, absent: Mapping[str, str]) -> Document:
     """What the document holds beside where and when."""
     pairs: list[Document] = []
     for workload in plan.workloads:
-        key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), {**software(), **versions()})
+        key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), conditions())
         for index in range(plan.rounds):
             pairs += kept(file_of(folder, workload, index), key) or []
     rows = rows_of(pairs)

@@ -56,7 +56,7 @@ class Child:
         ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
         line = self._process.stdout.readline() if ready else ""
         if not line:
-            raise FailedError(self._last_words() if ready else f"no answer within {PATIENCE_S:.0f} s")
+            raise FailedError(self._last_words() if ready else f"{self.name}: no answer in {PATIENCE_S:.0f} s")
         answer: Document = json.loads(line)
         return answer
 
@@ -68,7 +68,7 @@ class Child:
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = [line for line in self._log.read().splitlines() if line.strip()]
-        return lines[-1] if lines else "ended without a word"
+        return f"{self.name}: {lines[-1] if lines else 'ended without a word'}"
 
 
 @contextmanager

@@ -93,10 +93,15 @@ def file_of(folder: Path, workload: Workload, index: int) -> Path:
     return folder / f"{workload.name}-{index:03}.json"
 
 
-def key_of(workload: Workload, others: Sequence[str], software: Mapping[str, str]) -> str:
+def key_of(workload: Workload, others: Sequence[str], conditions: Mapping[str, str]) -> str:
     """Rounds measured under other conditions are measured again."""
-    told = [workload.name, dict(workload.recipe), workload.warm, workload.steps, list(others), dict(software)]
+    told = [workload.name, dict(workload.recipe), workload.warm, workload.steps, list(others), dict(conditions)]
     return digest(told)
+
+
+def sources_digest(*folders: Path) -> str:
+    """Of all Python files below: a round of another trainer is no round of this one."""
+    return digest([file.read_text() for folder in folders for file in sorted(folder.rglob("*.py"))])
 
 
 def kept(file: Path, key: str) -> list[Document] | None:

@@ -31,6 +31,7 @@ from benchmarks.trainer.rounds import (
     key_of,
     plan_of,
     run_round,
+    sources_digest,
 )
 from benchmarks.trainer.workloads import IMAGES, MODELS, image_arrays, seeded_model, text_arrays
 
@@ -122,7 +123,7 @@ def test_weights_are_the_same_at_every_call_and_leave_other_random_numbers_alone
 def test_a_contestant_that_fails_says_why(tmp_path: Path) -> None:
     with children(["bare"]) as started:
         started["bare"].tell(request("small_cnn", tmp_path) | {"workload": "no such"})
-        with pytest.raises(FailedError, match="no such"):
+        with pytest.raises(FailedError, match=r"bare: .*no such"):
             started["bare"].hear()
 
 
@@ -181,6 +182,10 @@ def test_a_round_is_kept_for_the_conditions_it_was_measured_under(tmp_path: Path
     assert kept(file, key) == [{"ours_s": 1.0}]
     assert kept(file, key_of(workload, ["bare"], {"torch": "2"})) is None
     assert kept(file, key_of(workload, ["bare", "timm"], {"torch": "1"})) is None
+    (tmp_path / "a.py").write_text("1")
+    before = sources_digest(tmp_path)
+    (tmp_path / "a.py").write_text("2")
+    assert sources_digest(tmp_path) != before
 
 
 def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +199,7 @@ def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_everybody_has_one_thread_and_ours_what_its_workers_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     for name in CONTESTANTS:
         assert environment(name)["OMP_NUM_THREADS"] == environment(name)["MKL_NUM_THREADS"] == "1"
     assert "OMP_WAIT_POLICY" in environment(OURS)
