@@ -144,7 +144,7 @@ class _Worker:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
-                    env=_environment(),
+                    env=worker_environment(),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -301,5 +301,6 @@ def _import_path() -> str:
     return os.pathsep.join([*(p or here for p in sys.path), here])
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
+    """Environment variables of a worker; the user's own win."""
     return {**_THREADS, "PYTHONUNBUFFERED": "1", **os.environ}

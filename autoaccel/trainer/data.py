@@ -38,6 +38,16 @@ class Drawn:
     batch: Batch | None = None
     """Their data, prepared, where it had to be looked at already."""
 
+    def pieces(self, n: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, Batch | None]]:
+        """Indices, weights and batch of each of `n` pieces, of equal size up to one sample; none is empty."""
+        n = min(n, len(self.indices))
+        if n == 1:
+            yield self.indices, self.weights, self.batch
+            return
+        weights = [None] * n if self.weights is None else self.weights.tensor_split(n)
+        batches = [None] * n if self.batch is None else _pieces_of(self.batch, n)
+        yield from zip(self.indices.tensor_split(n), weights, batches, strict=True)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -138,7 +148,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     return tuple(torch.cat(column) for column in zip(*batches, strict=True))
 
 
-def pieces_of(batch: Batch, n: int) -> list[Batch]:
+def _pieces_of(batch: Batch, n: int) -> list[Batch]:
     """The batch in `n` pieces, of equal size up to one sample."""
     pieces = [column.tensor_split(n) for column in columns(batch)]
     if isinstance(batch, dict):

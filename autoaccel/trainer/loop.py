@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from autoaccel.trainer.data import Drawn, pieces_of
+from autoaccel.trainer.data import Drawn
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.flops import evaluation_flops, step_flops
 from autoaccel.trainer.losses import forward
@@ -149,27 +149,23 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn, *, lea
     Micro-batch gradients are sums weighted by the items behind each mean loss, then divided by their total: exact
     for any split, also where micro-batches hold different numbers of tokens.
     """
-    size = len(drawn.indices)
-    n_pieces = min(parts.config.batch.accumulation, size)
-    pieces = drawn.indices.tensor_split(n_pieces)
-    weights = [None] * n_pieces if drawn.weights is None else drawn.weights.tensor_split(n_pieces)
-    batches = [None] * n_pieces if drawn.batch is None else pieces_of(drawn.batch, n_pieces)
-    total, loss_sum = 0.0, torch.zeros((), device=loaded.device)
-    for indices, weight, batch in zip(pieces, weights, batches, strict=True):
+    total, size, mean = 0.0, len(drawn.indices), None
+    for indices, weight, batch in drawn.pieces(parts.config.batch.accumulation):
         if batch is None:
             batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
         with parts.autocast():
             out = forward(loaded.task, parts.model, parts.loss, batch, weight, learn and parts.order.wants_losses)
-        weighted = out.loss * (out.n / size)
+        weighted = out.loss if out.n == size else out.loss * (out.n / size)
         parts.scale(weighted).backward()
         if learn and out.each is not None:
             parts.order.learn(indices, out.each)
-        loss_sum += weighted.detach()
+        mean = weighted.detach() if mean is None else mean + weighted.detach()
         total += out.n
+    assert mean is not None
     if total != size:
         _scale_gradients(parts, size / total)
-        loss_sum *= size / total
-    return loss_sum
+        mean = mean * (size / total)
+    return mean
 
 
 def _scale_gradients(parts: Parts, factor: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from autoaccel.config import TrainerConfig, with_params
+from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.losses import forward
@@ -49,6 +50,7 @@ def measure_steps(
         {"micro": [{"dtype", "micro", "seconds" or "oom"}], "optimizer": {name: seconds},
          "evaluation": {dtype: seconds}, "flops": spent}
     """
+    keep_freed_memory()
     watch, spent = Stopwatch(loaded.device), 0.0
     rows: list[dict[str, Any]] = []
     optimizer: dict[str, float] = {}

@@ -16,6 +16,7 @@ import torch
 
 from autoaccel.errors import AutoaccelError
 from autoaccel.tasks.load import describe
+from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
 from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
 from autoaccel.trainer.evaluate import evaluate, leave_evaluated_weights
@@ -61,6 +62,7 @@ def run_training(
     Returns the end and the model (None if it could not be built).
     """
     assert spec.config is not None, "a training needs a config"
+    keep_freed_memory()
     watch = Stopwatch(loaded.device)
     limits = Limits(
         target=spec.target,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from autoaccel.execution.local import _environment as worker_environment
+from autoaccel.execution.local import worker_environment
 from benchmarks.trainer.contestant import CONTESTANTS, KEEPS_MEMORY
 
 Document = dict[str, Any]
