@@ -81,6 +81,11 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "data.order easy_to_hard and data.sampling both decide which samples are drawn",
         "Set data.sampling to uniform, or data.order to shuffled.",
     ),
+    Conflict(
+        lambda c: c.data.echo > 1 and not c.data.known_ahead,
+        "data.echo uses a batch again, but data.sampling or data.order changes what is drawn by what was learned of it",
+        "Set data.echo to 1, or data.sampling to uniform and data.order to shuffled.",
+    ),
 )
 """Settings that exclude each other; what a task or a machine cannot use stands in `trainer.applicability`."""
 

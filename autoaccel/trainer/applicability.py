@@ -45,9 +45,14 @@ def _no_loss_of_each(loaded: LoadedTask) -> str:
     return "" if loaded.row_per_sample else "it needs the loss of every sample, the task's step gives no row for each"
 
 
+def _nothing_to_read(loaded: LoadedTask) -> str:
+    return "" if loaded.train.tensors is None else "the data are in memory already: reading them takes no time"
+
+
 NEEDS: tuple[Need, ...] = (
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch", "selective")),
+    Need("data.echo", 1, _nothing_to_read),
     Need("data.order", "shuffled", _no_loss_of_each),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )

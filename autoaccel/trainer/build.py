@@ -17,10 +17,11 @@ from autoaccel.config import TrainerConfig
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
-from autoaccel.trainer.data import Split, load_split
+from autoaccel.trainer.data import Batch, Split, load_split
 from autoaccel.trainer.losses import loss_of
 from autoaccel.trainer.order import new_order
-from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.parts import LoadedTask, Parts, Stateful
+from autoaccel.trainer.techniques.echo import Held
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 
 
@@ -65,6 +66,7 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     model = new_model(loaded.task).to(loaded.device)
     # 2 What it is trained on, and towards what.
     order = new_order(loaded.train, config.data, config.seed)
+    fetch, state = _reading(loaded, config)
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
     # 3 What trains it.
     optimizer = new_optimizer(model, config.optim, loaded.device)
@@ -77,8 +79,23 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         order=order,
         autocast=_autocast(config, loaded.device),
         update=_update(optimizer),
-        fetch=lambda indices, _position: loaded.train.take(indices),
+        fetch=fetch,
+        state=state,
     )
+
+
+def _reading(
+    loaded: LoadedTask, config: TrainerConfig
+) -> tuple[Callable[[torch.Tensor, int], Batch], tuple[tuple[str, Stateful], ...]]:
+    """What reads training samples, and what of it a checkpoint has to hold."""
+
+    def read(indices: torch.Tensor, _position: int) -> Batch:
+        return loaded.train.take(indices)
+
+    if config.data.echo == 1:
+        return read, ()
+    held = Held(read, loaded.device)
+    return held, (("held batch", held),)
 
 
 def _update(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:

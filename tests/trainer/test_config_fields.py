@@ -39,6 +39,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.keep", 0.25, SELECTIVE),
     ("data.keep_from", 0.2, SELECTIVE),
     ("data.keep_until", 0.7, SELECTIVE),
+    ("data.repeats", 2, {}),
     ("data.order", "easy_to_hard", {}),
     ("data.order_until", 0.9, EASY_TO_HARD),
     ("regularize.label_smoothing", 0.1, {}),
@@ -49,8 +50,9 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 """Fields that change the final weights: path, another value, what else is set."""
 
-OTHERWISE = {"batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"}
-"""Fields with an effect of another kind; tested one by one below, and the horizons in test_loop.py."""
+OTHERWISE = {"batch.accumulation", "data.echo", "evaluate.every_samples", "horizon.seconds", "horizon.flops"}
+"""Fields with an effect of another kind; tested one by one below, horizons in test_loop.py, echoes in
+techniques/test_echo.py."""
 
 
 def test_every_field_is_tested_here() -> None:
