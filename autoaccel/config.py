@@ -95,10 +95,6 @@ class Conflict:
     hint: str
 
 
-def _learns_from_losses(config: TrainerConfig) -> bool:
-    return config.data.sampling not in ("uniform", "class_balanced") or config.data.order != "shuffled"
-
-
 _CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         lambda c: c.data.order != "shuffled" and c.data.sampling != "uniform",
@@ -111,12 +107,12 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "Set loader.workers to 1 or more, or loader.pin to false.",
     ),
     Conflict(
-        lambda c: bool(c.loader.workers) and _learns_from_losses(c),
+        lambda c: bool(c.loader.workers) and not c.data.known_ahead,
         "loader.workers: what this data.sampling or data.order draws next depends on losses, nobody can read it ahead",
         "Set loader.workers to 0.",
     ),
     Conflict(
-        lambda c: bool(c.augment.mixup or c.augment.cutmix) and _learns_from_losses(c),
+        lambda c: bool(c.augment.mixup or c.augment.cutmix) and not c.data.known_ahead,
         "augment.mixup, augment.cutmix: data.sampling or data.order learns from the losses of single samples",
         "Set both to 0, or data.sampling to 'uniform'.",
     ),
@@ -159,6 +155,16 @@ _CONFLICTS: tuple[Conflict, ...] = (
         lambda c: c.schedule.name == "one_cycle" and c.optim.state == "int8",
         "schedule.name: 'one_cycle' moves the momentum, for which 8-bit optim.state would be compiled anew each step",
         "Set schedule.name to 'cosine', or optim.state to 'fp32'.",
+    ),
+    Conflict(
+        lambda c: c.data.echo > 1 and not c.data.known_ahead,
+        "data.echo uses a batch again, but data.sampling or data.order changes what is drawn by what was learned of it",
+        "Set data.echo to 1, or data.sampling to uniform and data.order to shuffled.",
+    ),
+    Conflict(
+        lambda c: c.data.echo > 1 and c.batch.ramp > 0,
+        "data.echo repeats a batch in several steps, which batch.ramp makes of different sizes",
+        "Set data.echo to 1, or batch.ramp to 0.",
     ),
 )
 """Every pair that excludes each other; what a task or a machine cannot use stands in `trainer.applicability`."""

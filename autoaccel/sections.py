@@ -50,6 +50,10 @@ class Batch:
         """Samples in the largest micro-batch."""
         return math.ceil(self.size / self.accumulation)
 
+    def n_pieces(self, n: int) -> int:
+        """Micro-batches of a step of `n` samples: a smaller step has fewer, not smaller ones."""
+        return self.accumulation if n == self.size else math.ceil(n / self.micro)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
@@ -173,6 +177,12 @@ class Data:
     order_until: float = 0.5
     """easy_to_hard: share of the horizon from which all samples are drawn again."""
 
+    repeats: int = 1
+    """How often each sample that is drawn occurs in its batch; only augmentation tells the copies apart (arXiv
+    1901.09335)."""
+    echo: int = 1
+    """Consecutive steps that use a batch once it was read (arXiv 1907.05550)."""
+
     def __post_init__(self) -> None:
         names = ("uniform", "class_balanced", "importance", "infobatch", "selective")
         one_of(names, "data.sampling", self.sampling)
@@ -184,6 +194,13 @@ class Data:
         check(ok, "data.keep_until", self.keep_until, f"above data.keep_from ({self.keep_from:g}) and at most 1")
         one_of(("shuffled", "easy_to_hard"), "data.order", self.order)
         check(0 < self.order_until <= 1, "data.order_until", self.order_until, "above 0 and at most 1")
+        check(positive_int(self.repeats), "data.repeats", self.repeats, "a whole number >= 1")
+        check(positive_int(self.echo), "data.echo", self.echo, "a whole number >= 1")
+
+    @property
+    def known_ahead(self) -> bool:
+        """Whether the samples of all steps follow from the seed alone, not from what the training finds."""
+        return self.sampling in ("uniform", "class_balanced") and self.order == "shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,8 @@ params = st.fixed_dictionaries(
         "data.sampling": st.sampled_from(["uniform", "class_balanced", "importance", "infobatch", "selective"]),
         "data.prune": st.floats(min_value=0.01, max_value=0.9),
         "data.prune_until": st.floats(min_value=0.01, max_value=1),
+        "data.repeats": st.integers(1, 16),
+        "data.echo": st.integers(1, 16),
         "data.keep": st.floats(min_value=0.1, max_value=0.99),
         "data.keep_from": st.floats(min_value=0, max_value=0.8),
         "data.keep_until": st.floats(min_value=0.85, max_value=1),
@@ -219,6 +221,8 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("data.keep_from", 1.0, "between 0 and 1, 1 excluded"),
         ("data.keep_until", 0.5, "above data.keep_from (0.5) and at most 1"),
         ("data.keep_until", 1.01, "above data.keep_from (0.5) and at most 1"),
+        ("data.repeats", 0, "a whole number >= 1"),
+        ("data.echo", 0, "a whole number >= 1"),
         ("data.order_until", 0.0, "above 0 and at most 1"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
@@ -264,6 +268,9 @@ def test_values_out_of_range(path: str, value: object, allowed: str) -> None:
             {"schedule.name": "one_cycle", "optim.state": "int8"},
             ["schedule.name", "optim.state", "'cosine'"],
         ),
+        ({"data.echo": 2, "data.sampling": "selective"}, ["data.echo uses a batch again", "Set data.echo to 1"]),
+        ({"data.echo": 2, "data.order": "easy_to_hard"}, ["data.echo uses a batch again", "Set data.echo to 1"]),
+        ({"data.echo": 2, "batch.ramp": 0.5}, ["data.echo", "batch.ramp"]),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused_together(params: dict[str, Any], fragments: list[str]) -> None:

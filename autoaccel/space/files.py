@@ -82,8 +82,11 @@ def _checked_knob(entry: dict[str, Any], default: Any) -> Knob:
     if unit and (unit != "epochs" or choices or not path.endswith("samples")):
         raise UsageError(f"unit {unit!r}", "Only a range of samples may have a unit, 'epochs'.")
     roomy = TrainerConfig(batch=Batch(size=2**30))  # any accumulation fits
+    when = {path: tuple(v) if isinstance(v, list) else v for path, v in entry.get("when", {}).items()}
+    known = to_params(roomy)
+    there = {p: v[0] if isinstance(v, tuple) else v for p, v in when.items() if p in known and v not in ((), known[p])}
     for value in choices or ((entry["low"], entry["high"]) if not unit else ()):
-        with_params(roomy, {path: value})
+        with_params(roomy, {**there, path: value})
     return Knob(
         path=path,
         choices=tuple(choices or ()),
@@ -92,7 +95,7 @@ def _checked_knob(entry: dict[str, Any], default: Any) -> Knob:
         log=entry.get("log", False),
         integer=isinstance(default, int),
         unit=unit,
-        when={path: tuple(v) if isinstance(v, list) else v for path, v in entry.get("when", {}).items()},
+        when=when,
     )
 
 

@@ -100,6 +100,7 @@ NEEDS: tuple[Need, ...] = (
     Need("curriculum.sequence", 1.0, lambda loaded: takes_shorter(loaded, loaded.task.model().to(loaded.device))),
     Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch", "selective")),
     Need("regularize.objective", "task", _no_cross_entropy),
+    Need("data.echo", 1, _is_resident),
     Need("data.order", "shuffled", _no_loss_of_each),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
 )

@@ -25,6 +25,7 @@ from autoaccel.trainer.prepare import n_classes_of, preparation
 from autoaccel.trainer.schedule import share_done, step_size
 from autoaccel.trainer.techniques.averaging import averaged, new_average
 from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
+from autoaccel.trainer.techniques.echo import Held
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
 
@@ -102,17 +103,27 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
 
 
 def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
-    """The parts that read data: here, or in worker processes."""
-    if not config.loader.workers:
-        return {"fetch": lambda indices, _position: loaded.train.take(indices)}
-    # The workers are told what will be drawn by an order of their own: one that does not learn draws the same.
-    order = new_order(loaded.train, config.data, config.seed)
+    """The parts that read data: here or in worker processes, each batch for one step or for several."""
+    reading: dict[str, Any] = {"fetch": lambda indices, _position: loaded.train.take(indices)}
+    if config.loader.workers:
+        reading = _reading_ahead(loaded, config)
+    if config.data.echo > 1:
+        held = Held(reading["fetch"], loaded.device)
+        reading |= {"fetch": held, "state": (("held batch", held),)}
+    return reading
+
+
+def _reading_ahead(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
+    """By workers. They are told what will be drawn by an order of their own: one that does not learn draws the same."""
+    times = config.data.echo
+    order = new_order(loaded.train, replace(config.data, echo=1), config.seed)
 
     def wanted_from(position: int) -> Iterator[Wanted]:
         while True:
             size = step_size(config, share_done(config, steps=0, samples=position, elapsed_s=0.0, flops=0.0))
-            yield from in_pieces(order.draw(position, size, 0.0).indices, position, config.batch.accumulation)
-            position += size
+            drawn = order.draw(position // times, size, 0.0)
+            yield from in_pieces(drawn.indices, position, config.batch.n_pieces(size))
+            position += times * size
 
     fetch = Fetch(Ahead(loaded.train, config.loader, config.seed), wanted_from)
     batches = InOrder(config.loader, config.seed)

@@ -150,7 +150,7 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn, *, lea
     for any split, also where micro-batches hold different numbers of tokens.
     """
     total, size, mean = 0.0, len(drawn.indices), None
-    for indices, weight, batch in drawn.pieces(parts.config.batch.accumulation):
+    for indices, weight, batch in drawn.pieces(parts.config.batch.n_pieces(size)):
         if batch is None:
             batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
         with parts.autocast():

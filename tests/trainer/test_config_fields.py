@@ -56,6 +56,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("data.keep", 0.25, SELECTIVE),
     ("data.keep_from", 0.2, SELECTIVE),
     ("data.keep_until", 0.7, SELECTIVE),
+    ("data.repeats", 2, {}),
     ("data.order", "easy_to_hard", {}),
     ("data.order_until", 0.9, EASY_TO_HARD),
     ("regularize.label_smoothing", 0.1, {}),
@@ -71,12 +72,13 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 OTHERWISE = {
     *("batch.accumulation", "evaluate.every_samples", "horizon.seconds", "horizon.flops"),
     *("loader.workers", "loader.prefetch", "loader.pin"),
-    *("optim.kernel", "optim.state"),
+    *("optim.kernel", "optim.state", "data.echo"),
     *(f"augment.{name}" for name in ("flip", "translate", "cutout", "policy", "level", "mixup", "cutmix")),
     *("curriculum.resolution", "curriculum.sequence", "curriculum.until"),
 }
 """Fields with an effect of another kind; tested one by one below, horizons in test_loop.py, loaders in
-techniques/test_loader.py, the optimizer's in techniques/test_optimizers.py, images and sequences in test_prepare.py."""
+techniques/test_loader.py, echoes in techniques/test_echo.py, optimizers in test_optimizers.py, images and sequences in
+test_prepare.py."""
 
 
 def test_every_field_is_tested_here() -> None:

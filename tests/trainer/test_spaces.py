@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from autoaccel.config import TrainerConfig, with_params
@@ -16,6 +17,7 @@ from autoaccel.space.files import folder, load_space
 from autoaccel.space.space import Space
 from autoaccel.trainer.applicability import unavailable
 from autoaccel.trainer.parts import LoadedTask
+from tests.kits.toys import LENGTH, Pixels, Words, photos
 
 SHIPPED = sorted(path.stem for path in folder().glob("*.toml"))
 MOST = 96
@@ -48,16 +50,31 @@ def test_every_point_is_a_valid_config(name: str) -> None:
         assert space.project(point) == point
 
 
+TOKENS = torch.arange(MOST * LENGTH).reshape(MOST, LENGTH) % 7
+TOYS: dict[str, dict[str, Any]] = {
+    "table": {"model": net},
+    "images": {"model": Pixels, "train": photos(MOST, 1), "validation": photos(30, 2)},
+    "text": {"model": lambda: Words([]), "train": (TOKENS, TOKENS), "validation": (TOKENS[:8], TOKENS[:8])},
+}
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", TOYS)
+@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_every_point_trains_two_steps(
-    run: Callable[..., Any], load: Callable[..., LoadedTask], name: str, n: int
+    run: Callable[..., Any], load: Callable[..., LoadedTask], name: str, kind: str, n: int
 ) -> None:
-    loaded = load(model=net)
+    loaded = load(**TOYS[kind])
     for point in points(usable(name, loaded), n):
         short = {"horizon.samples": 2 * point["batch.size"], "evaluate.every_samples": point["batch.size"]}
         done = run({**point, **short}, loaded)
-        assert (done.ended.outcome, done.ended.steps) == ("finished", 2), (point, done.ended.message)
+        assert done.ended.outcome == "finished" and done.ended.steps >= 2, (point, done.ended.message)
+
+
+def test_each_kind_of_task_has_its_own_knobs(load: Callable[..., LoadedTask]) -> None:
+    image, text = set(usable("image", load(**TOYS["images"])).paths), set(usable("text", load(**TOYS["text"])).paths)
+    assert {"augment.flip", "augment.policy", "augment.mixup", "curriculum.resolution"} <= image
+    assert "curriculum.sequence" in text and not any(path.startswith("augment") for path in text)
 
 
 def test_the_survey_offers_every_optimizer_schedule_and_average() -> None:

@@ -1,4 +1,4 @@
-"""Which samples a step is made of.
+"""Uniform and class-balanced sampling: orders that follow from the seed alone.
 
 What it does: *uniform* takes every sample once per pass, in a new random order each; *class_balanced* draws with
 replacement so that every class is equally frequent.

@@ -99,8 +99,10 @@ def test_a_training_leaves_no_process_behind(run: Callable[..., Any], load: Call
 class Shaky(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """A little different each time, and broken from some sample on if so wished."""
 
-    def __init__(self, pair: tuple[torch.Tensor, torch.Tensor], broken_from: int = 10**6) -> None:
-        self.pair, self.broken_from = pair, broken_from
+    def __init__(
+        self, pair: tuple[torch.Tensor, torch.Tensor], broken_from: int = 10**6, notes: Path | None = None
+    ) -> None:
+        self.pair, self.broken_from, self.notes = pair, broken_from, notes
 
     def __len__(self) -> int:
         return len(self.pair[1])
@@ -108,6 +110,9 @@ class Shaky(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         if i >= self.broken_from:
             raise RuntimeError("sample is broken")
+        if self.notes is not None:
+            with self.notes.open("a") as stream:
+                stream.write(f"{i}\n")
         return self.pair[0][i] + 1e-6 * torch.rand(()), self.pair[1][i]
 
 
@@ -117,6 +122,18 @@ def test_a_sample_that_cannot_be_read_is_a_crash_that_says_which_error(
     loaded = load(train=Shaky(load().train.tensors, broken_from=90))
     done = run({"loader.workers": 1}, loaded)
     assert done.ended.outcome == "crashed" and "sample is broken" in done.ended.message
+
+
+def test_a_batch_that_is_echoed_is_read_once_by_the_workers(
+    run: Callable[..., Any], load: Callable[..., LoadedTask], tmp_path: Path
+) -> None:
+    plain = load()
+    loaded = load(train=Shaky(plain.train.tensors, notes=tmp_path / "notes"))
+    (tmp_path / "notes").unlink()
+    done = run({"loader.workers": 1, "loader.prefetch": 1, "data.echo": 3, "batch.accumulation": 2}, loaded)
+    n_read = len((tmp_path / "notes").read_text().splitlines())
+    assert done.ended.outcome == "finished" and done.ended.samples == 288
+    assert 96 <= n_read <= 96 + 3 * 24, "a third of what was trained on, and what the worker was ahead"
 
 
 @pytest.mark.parametrize(
