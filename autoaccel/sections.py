@@ -19,6 +19,11 @@ def check(ok: bool, path: str, value: object, allowed: str) -> None:
         raise UsageError(f"config.{path}: {value!r} is not {allowed}", f"Set {path} to {allowed}.")
 
 
+def one_of(names: tuple[str, ...], path: str, value: object) -> None:
+    """Refuse a value that is none of these names."""
+    check(value in names, path, value, ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}")
+
+
 def positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -47,11 +52,15 @@ class Batch:
 class Precision:
     """Arithmetic of forward and backward; weights and optimizer state stay fp32."""
 
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs forward and backward under autocast."""
+    dtype: Literal["fp32", "bf16", "fp16", "float8"] = "fp32"
+    """bf16 and fp16 run forward and backward under autocast, fp16 with a scaled loss (arXiv 1710.03740); float8
+    multiplies in linear layers with 8 bits (arXiv 2209.05433) and does the rest in bf16."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """How exact products of fp32 matrices are: high may use TF32, medium bf16 inside."""
 
     def __post_init__(self) -> None:
-        check(self.dtype in ("fp32", "bf16"), "precision.dtype", self.dtype, "'fp32' or 'bf16'")
+        one_of(("fp32", "bf16", "fp16", "float8"), "precision.dtype", self.dtype)
+        one_of(("highest", "high", "medium"), "precision.matmul", self.matmul)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ params = st.fixed_dictionaries(
     optional={
         "batch.size": st.integers(64, 10**6),
         "batch.accumulation": st.integers(1, 64),
-        "precision.dtype": st.sampled_from(["fp32", "bf16"]),
+        "precision.dtype": st.sampled_from(["fp32", "bf16", "fp16", "float8"]),
+        "precision.matmul": st.sampled_from(["highest", "high", "medium"]),
         "optim.name": st.sampled_from(["adamw", "sgd"]),
         "optim.lr": st.floats(min_value=1e-8, max_value=1e3),
         "optim.weight_decay": st.floats(min_value=0, max_value=10),
@@ -126,7 +127,7 @@ def test_a_file_is_versioned_and_readable(tmp_path: Path) -> None:
         ({"optim": {"lr": None}}, ["config.optim.lr: expected a number, got None"]),
         ({"batch": {"size": 64.0}}, ["config.batch.size: expected a whole number, got 64.0"]),
         ({"batch": {"size": True}}, ["config.batch.size: expected a whole number, got True"]),
-        ({"precision": {"dtype": "fp16"}}, ["config.precision.dtype: expected 'fp32' or 'bf16', got 'fp16'"]),
+        ({"precision": {"dtype": "fp8"}}, ["'fp16' or 'float8', got 'fp8'", "Allowed: bf16, float8, fp16, fp32."]),
         ({"optim": {"name": "adam"}}, ["expected 'adamw' or 'sgd', got 'adam'", "Did you mean 'adamw'?"]),
         ({"schedule": {"name": "step"}}, ["'linear', 'cosine' or 'constant'", "Allowed: constant, cosine, linear."]),
         ({"data": {"sampling": "random"}}, ["'uniform' or 'class_balanced'"]),

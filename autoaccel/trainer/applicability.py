@@ -1,4 +1,4 @@
-"""What a task, its data or the device cannot use, and why: one table, read before a search and at build time.
+"""What a task, its data, its model or the device cannot use, and why: read before a search and at build time.
 
 Conflicts between settings stand in `config`; here is what a config alone does not show. Must not know search spaces.
 """
@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
 from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.techniques import precision
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,24 @@ def _no_cross_entropy(loaded: LoadedTask) -> str:
 NEEDS: tuple[Need, ...] = (
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
+    Need("precision.dtype", "fp32", lambda loaded: precision.no_float8(loaded.device), ("float8",)),
+    Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "high"), ("high",)),
+    Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "medium"), ("medium",)),
 )
 
 
-def unavailable(loaded: LoadedTask) -> list[dict[str, Any]]:
-    """Plain rows {path, off, values or None, reason} of everything this task cannot use."""
-    rows = [(need, need.why_not(loaded)) for need in NEEDS]
+def model_needs(model: nn.Module) -> tuple[Need, ...]:
+    """What settings need of a model; it is tried, and left as it was.
+
+    Args:
+        model: fresh, as the task makes it, on the device.
+    """
+    return (Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),)
+
+
+def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:
+    """Plain rows {path, off, values or None, reason} of everything this task cannot use. `model`: see `model_needs`."""
+    rows = [(need, need.why_not(loaded)) for need in (*NEEDS, *model_needs(model))]
     return [
         {"path": need.path, "off": need.off, "values": list(need.values) if need.values else None, "reason": reason}
         for need, reason in rows
@@ -55,13 +70,14 @@ def unavailable(loaded: LoadedTask) -> list[dict[str, Any]]:
     ]
 
 
-def refuse(loaded: LoadedTask, config: TrainerConfig) -> None:
-    """UsageError with everything in a config that this task cannot use."""
+def refuse(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> None:
+    """UsageError with everything in a config that this task cannot use. `model`: see `model_needs`."""
     params = to_params(config)
     found = [
         (f"{need.path} {params[need.path]!r}: {reason}", f"Set {need.path} to {need.off!r}.")
-        for need in NEEDS
+        for need in (*NEEDS, *model_needs(model))
         if need.concerns(params[need.path]) and (reason := need.why_not(loaded))
     ]
     if found:
-        raise UsageError("\n  ".join(text for text, _ in found), " ".join(hint for _, hint in found))
+        hints = dict.fromkeys(hint for _, hint in found)
+        raise UsageError("\n  ".join(text for text, _ in found), " ".join(hints))

@@ -19,7 +19,8 @@ from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import loss_of
-from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.parts import LoadedTask, Parts, Stateful
+from autoaccel.trainer.techniques import precision
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 from autoaccel.trainer.techniques.sampling import SampleOrder
 
@@ -60,14 +61,15 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     Raises:
         UsageError: the config asks for something this task cannot have, or there is nothing to train.
     """
-    refuse(loaded, config)
-    # 1 The model.
-    model = new_model(loaded.task).to(loaded.device)
+    # 1 The model, and how it computes.
+    model, at_end = shaped_model(loaded, config)
     # 2 What it is trained on, and towards what.
     order = SampleOrder(loaded.train, config.data, config.seed)
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
-    # 3 What trains it.
+    # 3 What trains it: everything that changes the parameters is done.
     optimizer = new_optimizer(model, config.optim, loaded.device)
+    scaler = precision.new_scaler(config.precision.dtype, loaded.device)
+    state: list[tuple[str, Stateful]] = [("scaler", scaler)] if scaler else []
     return Parts(
         config=config,
         model=model,
@@ -75,14 +77,41 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         loss=loss,
         evaluation_loss=loss_of(loaded.task),
         order=order,
-        autocast=_autocast(config, loaded.device),
-        update=_update(optimizer),
+        autocast=precision.autocast(config.precision.dtype, loaded.device),
+        scale=scaler.scale if scaler else Parts.scale,
+        update=_update(optimizer, scaler),
+        state=tuple(state),
+        at_end=at_end,
     )
 
 
-def _update(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> tuple[nn.Module, tuple[Callable[[], None], ...]]:
+    """A fresh model as a config wants it, and what gives it back the form in which the task made it.
+
+    Raises:
+        UsageError: the config asks for something this task cannot have.
+    """
+    model = new_model(loaded.task).to(loaded.device)
+    refuse(loaded, config, model)
+    at_end: list[Callable[[], None]] = []
+    # 1 Layers that compute otherwise.
+    if config.precision.dtype == "float8":
+        at_end.append(precision.use_float8(model))
+    return model, tuple(reversed(at_end))
+
+
+def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> Callable[[], Any]:
     """From gradients to weights."""
-    return partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer)  # see `spare_compiler`
+    step = partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer)  # see `spare_compiler`
+    if scaler is None:
+        return step
+    optimizer.step = step  # type: ignore[method-assign]  # what the scaler calls
+
+    def unscaled() -> None:
+        scaler.step(optimizer)
+        scaler.update()
+
+    return unscaled
 
 
 def new_model(task: Task) -> nn.Module:
@@ -99,8 +128,3 @@ def new_model(task: Task) -> nn.Module:
             "Leave some of them unfrozen.",
         )
     return model
-
-
-def _autocast(config: TrainerConfig, device: torch.device) -> Callable[[], Any]:
-    enabled = config.precision.dtype == "bf16"
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -16,6 +16,7 @@ from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
@@ -49,7 +50,7 @@ def measure_steps(
     watch, spent, rows = Stopwatch(loaded.device), 0.0, []
     optimizer: dict[str, float] = {}
     evaluation: dict[str, float] = {}
-    with seeded(0):
+    with seeded(0), process_settings(config):
         for name in ("sgd", "adamw"):
             optimizer[name] = _optimizer_seconds(loaded, with_params(config, {"optim.name": name}))
         for dtype in dtypes:

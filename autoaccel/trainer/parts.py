@@ -101,3 +101,5 @@ class Parts:
     """What holds while the model is evaluated: averaged weights in place of the trained ones."""
     state: tuple[tuple[str, Stateful], ...] = ()
     """By name, what a checkpoint holds beside model, optimizer and order."""
+    at_end: tuple[Callable[[], None], ...] = ()
+    """What gives the trained model the form back in which the task made it: adapters merged, frozen layers free."""

@@ -351,7 +351,9 @@ def test_facts_say_what_a_task_can_use(make_task: MakeTask) -> None:
     _, stepped = preflight(make_task(**SEQUENCES, step=tuple_step))
     _, own = preflight(make_task(**SEQUENCES, step=weighted_step))
     _, streamed = preflight(make_task(**{**given, "train": Augmented()}))
-    found = [[row["path"] for row in f["unavailable"]] for f in (plain, stepped, own, streamed)]
+    of_data = ("data.sampling", "regularize.label_smoothing")  # what else is missing depends on model and machine
+    rows = [f["unavailable"] for f in (plain, stepped, own, streamed)]
+    found = [[row["path"] for row in r if row["path"] in of_data] for r in rows]
     assert found == [[], [], ["regularize.label_smoothing"], ["data.sampling"]]
 
 
