@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
-    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule
+    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Memory, Optim, Precision, Regularize, Schedule
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
@@ -25,6 +25,7 @@ _HOME = {
     "Data": "sections",
     "Evaluate": "sections",
     "Horizon": "sections",
+    "Memory": "sections",
     "Optim": "sections",
     "Precision": "sections",
     "Regularize": "sections",
@@ -48,6 +49,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Horizon",
+    "Memory",
     "Optim",
     "Precision",
     "Regularize",

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
-from autoaccel.sections import Batch, Data, Evaluate, Horizon, Optim, Precision, Regularize, Schedule, check
+from autoaccel.sections import (
+    Batch,
+    Data,
+    Evaluate,
+    Horizon,
+    Memory,
+    Optim,
+    Precision,
+    Regularize,
+    Schedule,
+    check,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -38,6 +49,7 @@ class TrainerConfig:
     regularize: Regularize = field(default_factory=Regularize)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    memory: Memory = field(default_factory=Memory)
     seed: int = 0
     """Seed of weights, sampling order and dropout."""
 

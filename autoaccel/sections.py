@@ -161,3 +161,20 @@ class Evaluate:
     def __post_init__(self) -> None:
         ok = positive_int(self.every_samples)
         check(ok, "evaluate.every_samples", self.every_samples, "a whole number >= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What lies where between forward and backward; the mathematics stays the same."""
+
+    format: Literal["contiguous", "channels_last"] = "contiguous"
+    """Order of the values of images and convolution weights in memory; needs a convolution in the model."""
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    """Blocks whose activations are computed again in backward (arXiv 1604.06174): every one, or every second."""
+    offload: Literal["none", "host", "disk"] = "none"
+    """Where activations wait for backward: host is for accelerators; disk is the temporary folder."""
+
+    def __post_init__(self) -> None:
+        one_of(("contiguous", "channels_last"), "memory.format", self.format)
+        one_of(("none", "selective", "full"), "memory.checkpointing", self.checkpointing)
+        one_of(("none", "host", "disk"), "memory.offload", self.offload)

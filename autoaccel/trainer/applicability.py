@@ -14,7 +14,7 @@ from torch import nn
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
 from autoaccel.trainer.parts import LoadedTask
-from autoaccel.trainer.techniques import precision
+from autoaccel.trainer.techniques import memory_format, offload, precision, recompute
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ NEEDS: tuple[Need, ...] = (
     Need("precision.dtype", "fp32", lambda loaded: precision.no_float8(loaded.device), ("float8",)),
     Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "high"), ("high",)),
     Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "medium"), ("medium",)),
+    Need("memory.offload", "none", lambda loaded: offload.no_other_memory(loaded.device), ("host",)),
 )
 
 
@@ -57,7 +58,11 @@ def model_needs(model: nn.Module) -> tuple[Need, ...]:
     Args:
         model: fresh, as the task makes it, on the device.
     """
-    return (Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),)
+    return (
+        Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),
+        Need("memory.format", "contiguous", lambda _: memory_format.no_convolution(model)),
+        Need("memory.checkpointing", "none", lambda _: recompute.no_blocks(model)),
+    )
 
 
 def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:

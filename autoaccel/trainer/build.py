@@ -6,7 +6,8 @@ Techniques that change these parts enter here, in one written order (`build`). M
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,13 @@ from autoaccel.config import TrainerConfig
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.applicability import refuse
-from autoaccel.trainer.data import Split, load_split
+from autoaccel.trainer.data import Batch, Split, load_split
 from autoaccel.trainer.losses import loss_of
-from autoaccel.trainer.parts import LoadedTask, Parts, Stateful
-from autoaccel.trainer.techniques import precision
+from autoaccel.trainer.parts import LoadedTask, Parts, Stateful, Step
+from autoaccel.trainer.techniques import memory_format, precision
+from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import new_optimizer
+from autoaccel.trainer.techniques.recompute import recompute_blocks
 from autoaccel.trainer.techniques.sampling import SampleOrder
 
 
@@ -77,9 +80,10 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         loss=loss,
         evaluation_loss=loss_of(loaded.task),
         order=order,
-        autocast=precision.autocast(config.precision.dtype, loaded.device),
+        autocast=_around_forward(config, model, loaded.device),
         scale=scaler.scale if scaler else Parts.scale,
         update=_update(optimizer, scaler),
+        prepare=_prepare(config),
         state=tuple(state),
         at_end=at_end,
     )
@@ -97,7 +101,36 @@ def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> tuple[nn.Module, 
     # 1 Layers that compute otherwise.
     if config.precision.dtype == "float8":
         at_end.append(precision.use_float8(model))
+    # 2 Where its values lie, and which are computed twice.
+    if config.memory.format == "channels_last":
+        model = memory_format.channels_last(model)
+    if config.memory.checkpointing != "none":
+        at_end.append(recompute_blocks(model, config.memory.checkpointing))
     return model, tuple(reversed(at_end))
+
+
+def _around_forward(
+    config: TrainerConfig, model: nn.Module, device: torch.device
+) -> Callable[[], AbstractContextManager[Any]]:
+    """What a forward pass runs in."""
+    autocast = precision.autocast(config.precision.dtype, device)
+    if config.memory.offload == "none":
+        return autocast
+    offload = offloading(config.memory.offload, model, device)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with offload(), autocast():
+            yield
+
+    return both
+
+
+def _prepare(config: TrainerConfig) -> Callable[[Batch, torch.Tensor, Step], Batch]:
+    """What becomes of a batch before the model sees it."""
+    if config.memory.format == "channels_last":
+        return lambda batch, _indices, _step: memory_format.channels_last_batch(batch)
+    return Parts.prepare
 
 
 def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> Callable[[], Any]:

@@ -1,27 +1,48 @@
 """FLOPs of one sample, counted and not estimated: forward and backward of a fresh model on two samples.
 
-Must not know budgets; a model whose operations cannot be counted has 0.
+Once for a task's plain model, and again for a config whose techniques change what a sample takes. Must not know
+budgets; a model whose operations cannot be counted has 0.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from autoaccel.config import TrainerConfig
+from autoaccel.config import TrainerConfig, with_params
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import new_model
+from autoaccel.trainer.build import new_model, shaped_model
 from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
-from autoaccel.trainer.losses import forward
+from autoaccel.trainer.losses import Loss, forward, loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.randomness import seeded
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
     """FLOPs of one optimizer step."""
     return loaded.flops_per_sample * step.size
+
+
+def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
+    """The task with the FLOPs that its samples take under a config, where that has techniques that change them.
+
+    Exact where the plain model was counted on the device; a model that can only be counted elsewhere keeps its FLOPs.
+    """
+    if not loaded.flops_per_sample or config.memory.checkpointing == "none":
+        return loaded
+    n = min(2, loaded.train.n)
+    exact = with_params(config, {"precision.dtype": "fp32"})
+    with seeded(0):
+        model, _ = shaped_model(loaded, exact)
+        try:
+            ahead, back = _count(loaded.task, model, loss_of(loaded.task), loaded.train.take(torch.arange(n)))
+        except Exception:  # see `count_flops`
+            return loaded
+    return replace(loaded, flops_per_sample=(ahead + back) / n, evaluation_flops=ahead / n * loaded.validation.n)
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:
@@ -42,7 +63,7 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     for device in (meta, loaded.device) if fused else (loaded.device, meta):
         try:
             given = map_batch(batch, partial(torch.Tensor.to, device=device))
-            ahead, back = _count(loaded.task, model.to(device), parts, given)
+            ahead, back = _count(loaded.task, model.to(device), parts.loss, given)
         except Exception:  # the model reads values or has no meta kernel: count where it can run
             ahead = back = 0
         if ahead + back > 0:
@@ -51,12 +72,12 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     return 0.0, 0.0
 
 
-def _count(task: Task, model: nn.Module, parts: Parts, batch: Batch) -> tuple[int, int]:
+def _count(task: Task, model: nn.Module, loss: Loss, batch: Batch) -> tuple[int, int]:
     from torch.utils import flop_counter
 
     spare_compiler(getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None))
     with flop_counter.FlopCounterMode(display=False) as ahead:
-        loss = forward(task, model, parts.loss, batch).loss
+        found = forward(task, model, loss, batch).loss
     with flop_counter.FlopCounterMode(display=False) as back:
-        loss.backward()
+        found.backward()
     return ahead.get_total_flops(), back.get_total_flops()

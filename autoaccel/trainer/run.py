@@ -19,6 +19,7 @@ from autoaccel.tasks.load import describe
 from autoaccel.trainer.build import build
 from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
 from autoaccel.trainer.evaluate import evaluate
+from autoaccel.trainer.flops import recounted
 from autoaccel.trainer.loop import Limits, Progress, train
 from autoaccel.trainer.parts import LoadedTask, Parts
 from autoaccel.trainer.process import process_settings
@@ -80,6 +81,7 @@ def run_training(
     try:
         with seeded(spec.config.seed), process_settings(spec.config):
             parts = build(loaded, spec.config)
+            loaded = recounted(loaded, spec.config)
             start, save = _checkpoint_functions(parts, checkpointing)
             setup_s = watch.elapsed_s()
             outcome, at = train(loaded, parts, limits, report=listen, checkpoint=save, start=start)

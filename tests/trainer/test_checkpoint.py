@@ -47,15 +47,14 @@ def stop_after(n: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 7, 11])
-@pytest.mark.parametrize("kind", ["adamw", "sgd balanced", "augmented", "fp16"])
+@pytest.mark.parametrize("kind", ["adamw", "sgd balanced", "augmented", "fp16", "disk"])
 def test_a_stopped_training_goes_on_bit_for_bit(
     run: Runner, load: Loader, tmp_path: Path, steps: int, kind: str
 ) -> None:
     params = {"seed": 3, "schedule.name": "linear"}
     if kind == "sgd balanced":
         params |= {"optim.name": "sgd", "data.sampling": "class_balanced", "batch.accumulation": 2}
-    if kind == "fp16":
-        params |= {"precision.dtype": "fp16"}
+    params |= {"fp16": {"precision.dtype": "fp16"}, "disk": {"memory.offload": "disk"}}.get(kind, {})
     plain = load(model=batch_norm_net)
     loaded = load(model=batch_norm_net, train=Augmented(plain.train.tensors)) if kind == "augmented" else plain
     assert (loaded.train.tensors is None) == (kind == "augmented")

@@ -44,6 +44,9 @@ OTHERWISE = {
     "horizon.seconds": "test_loop.py",
     "horizon.flops": "test_loop.py",
     "precision.matmul": "test_process.py",
+    "memory.format": "test_memory.py",
+    "memory.checkpointing": "test_memory.py",
+    "memory.offload": "test_memory.py",
 }
 """Fields with an effect of another kind, or on other models only, and where it is tested."""
 
