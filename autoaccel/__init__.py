@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
-    from autoaccel.sections import Batch, Data, Evaluate, Horizon, Memory, Optim, Precision, Regularize, Schedule
+    from autoaccel.sections import (
+        Batch,
+        Compile,
+        Data,
+        Evaluate,
+        Horizon,
+        Memory,
+        Optim,
+        Precision,
+        Regularize,
+        Schedule,
+        System,
+    )
     from autoaccel.tasks.base import Task
     from autoaccel.trial import Target
 
@@ -22,6 +34,7 @@ _HOME = {
     "AutoaccelError": "errors",
     "Batch": "sections",
     "Budget": "budget",
+    "Compile": "sections",
     "Data": "sections",
     "Evaluate": "sections",
     "Horizon": "sections",
@@ -30,6 +43,7 @@ _HOME = {
     "Precision": "sections",
     "Regularize": "sections",
     "Schedule": "sections",
+    "System": "sections",
     "Target": "trial",
     "Task": "tasks.base",
     "TimeToTargetPruner": "integrations.optuna",
@@ -46,6 +60,7 @@ __all__ = [
     "AutoaccelError",
     "Batch",
     "Budget",
+    "Compile",
     "Data",
     "Evaluate",
     "Horizon",
@@ -54,6 +69,7 @@ __all__ = [
     "Precision",
     "Regularize",
     "Schedule",
+    "System",
     "Target",
     "Task",
     "TimeToTargetPruner",

@@ -18,6 +18,7 @@ from autoaccel.errors import UsageError, did_you_mean
 from autoaccel.fingerprint import digest
 from autoaccel.sections import (
     Batch,
+    Compile,
     Data,
     Evaluate,
     Horizon,
@@ -26,6 +27,7 @@ from autoaccel.sections import (
     Precision,
     Regularize,
     Schedule,
+    System,
     check,
 )
 
@@ -50,6 +52,8 @@ class TrainerConfig:
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
     memory: Memory = field(default_factory=Memory)
+    compile: Compile = field(default_factory=Compile)
+    system: System = field(default_factory=System)
     seed: int = 0
     """Seed of weights, sampling order and dropout."""
 
@@ -145,6 +149,7 @@ _WORDS = {
     "a valid number": "a number",
     "a valid integer": "a whole number",
     "a valid string": "text",
+    "a valid boolean": "true or false",
     "an object": "a table of settings",
 }
 """pydantic's words for types, as people write them."""
@@ -200,6 +205,8 @@ def parse_params(texts: Sequence[str]) -> Params:
 
 def _literal(raw: str, example: object) -> Any:
     """The text as a value of the example's type where it is one; else as it is, for the check to refuse."""
+    if isinstance(example, bool):
+        return {"true": True, "false": False}.get(raw, raw)
     if isinstance(example, str):
         return raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "'\"" else raw
     for kind in (int, float):

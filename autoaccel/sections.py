@@ -178,3 +178,33 @@ class Memory:
         one_of(("contiguous", "channels_last"), "memory.format", self.format)
         one_of(("none", "selective", "full"), "memory.checkpointing", self.checkpointing)
         one_of(("none", "host", "disk"), "memory.offload", self.offload)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compile:
+    """Whether the model is compiled."""
+
+    mode: Literal["off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "off"
+    """torch.compile's mode. Compiling is on the training's clock; what it generates is kept for later trainings."""
+
+    def __post_init__(self) -> None:
+        names = ("off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+        one_of(names, "compile.mode", self.mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Settings of the process while a training runs."""
+
+    threads: int = 0
+    """Threads of one operation on the CPU; 0 leaves the number as it is."""
+    cudnn_benchmark: bool = False
+    """Whether cuDNN tries its convolutions on each new shape and keeps the fastest; needs a CUDA device."""
+    attention: Literal["auto", "flash", "efficient", "math", "cudnn"] = "auto"
+    """The kernel of scaled dot-product attention (arXiv 2205.14135); auto leaves the choice to torch."""
+
+    def __post_init__(self) -> None:
+        check(self.threads == 0 or positive_int(self.threads), "system.threads", self.threads, "a whole number >= 0")
+        ok = isinstance(self.cudnn_benchmark, bool)
+        check(ok, "system.cudnn_benchmark", self.cudnn_benchmark, "true or false")
+        one_of(("auto", "flash", "efficient", "math", "cudnn"), "system.attention", self.attention)

@@ -48,6 +48,10 @@ params = st.fixed_dictionaries(
         "memory.format": st.sampled_from(["contiguous", "channels_last"]),
         "memory.checkpointing": st.sampled_from(["none", "selective", "full"]),
         "memory.offload": st.sampled_from(["none", "host", "disk"]),
+        "compile.mode": st.sampled_from(["off", "default", "reduce-overhead", "max-autotune"]),
+        "system.threads": st.integers(0, 512),
+        "system.cudnn_benchmark": st.booleans(),
+        "system.attention": st.sampled_from(["auto", "flash", "efficient", "math", "cudnn"]),
         "horizon.samples": st.integers(1, 10**12),
         "evaluate.every_samples": st.integers(1, 10**12),
         "seed": st.integers(0, 2**63 - 1),
@@ -160,6 +164,7 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("schedule.warmup", 0.95, "between 0 and 0.9"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
         ("horizon.samples", 0, "a whole number >= 1"),
+        ("system.threads", -1, "a whole number >= 0"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),
         ("seed", -1, "a whole number from 0"),
         ("seed", 2**63, "a whole number from 0"),
@@ -215,6 +220,7 @@ def test_damaged_files(tmp_path: Path, text: str | None, reason: str) -> None:
         ("optim.lr=1", ("optim.lr", 1.0)),
         ("batch.size=256", ("batch.size", 256)),
         ("seed=3", ("seed", 3)),
+        ("system.cudnn_benchmark=true", ("system.cudnn_benchmark", True)),
     ],
 )
 def test_pinned_knobs(text: str, expected: tuple[str, object]) -> None:
@@ -242,6 +248,7 @@ def test_pins_are_checked_together() -> None:
         ("optim.lr=NaN", "optim.lr: nan is not"),
         ("batch.size=1.5", "batch.size: expected a whole number, got 1.5"),
         ("batch.size=[1]", "batch.size: expected a whole number, got '[1]'"),
+        ("system.cudnn_benchmark=1", "system.cudnn_benchmark: expected true or false, got '1'"),
         ("optim.name=true", "expected 'adamw' or 'sgd', got 'true'"),
     ],
 )

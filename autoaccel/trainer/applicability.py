@@ -13,8 +13,10 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
+from autoaccel.tasks.load import describe
+from autoaccel.trainer.look import look
 from autoaccel.trainer.parts import LoadedTask
-from autoaccel.trainer.techniques import memory_format, offload, precision, recompute
+from autoaccel.trainer.techniques import attention, compilation, memory_format, offload, precision, recompute
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,23 @@ def _no_cross_entropy(loaded: LoadedTask) -> str:
     return "it needs the cross_entropy loss, the task has its own" if own else ""
 
 
+def _no_cuda(loaded: LoadedTask) -> str:
+    return "" if loaded.device.type == "cuda" else "it needs a CUDA device"
+
+
+def _no_attention(loaded: LoadedTask, model: nn.Module) -> str:
+    try:
+        with attention.AttentionCalls() as calls:
+            look(loaded, model)
+    except Exception as error:  # the user's model, in evaluation mode
+        return f"a forward pass to look for attention failed: {describe(error)}"
+    return "" if calls.seen else "the model does not call torch's scaled dot-product attention"
+
+
+def _kernel(name: str) -> Need:
+    return Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, name), (name,))
+
+
 NEEDS: tuple[Need, ...] = (
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
@@ -49,6 +68,10 @@ NEEDS: tuple[Need, ...] = (
     Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "high"), ("high",)),
     Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "medium"), ("medium",)),
     Need("memory.offload", "none", lambda loaded: offload.no_other_memory(loaded.device), ("host",)),
+    Need("compile.mode", "off", lambda loaded: compilation.no_compiler(loaded.device)),
+    Need("compile.mode", "off", lambda loaded: compilation.no_cuda_graphs(loaded.device), compilation.CUDA_GRAPHS),
+    Need("system.cudnn_benchmark", False, _no_cuda),
+    *(_kernel(name) for name in attention.KERNELS),
 )
 
 
@@ -62,7 +85,14 @@ def model_needs(model: nn.Module) -> tuple[Need, ...]:
         Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),
         Need("memory.format", "contiguous", lambda _: memory_format.no_convolution(model)),
         Need("memory.checkpointing", "none", lambda _: recompute.no_blocks(model)),
+        Need("system.attention", "auto", lambda loaded: _no_attention(loaded, model)),
     )
+
+
+def _config_needs(config: TrainerConfig) -> tuple[Need, ...]:
+    """What settings need of the device together."""
+    kernel, dtype = config.system.attention, config.precision.dtype
+    return (Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, kernel, dtype)),)
 
 
 def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:
@@ -80,9 +110,9 @@ def refuse(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> None:
     params = to_params(config)
     found = [
         (f"{need.path} {params[need.path]!r}: {reason}", f"Set {need.path} to {need.off!r}.")
-        for need in (*NEEDS, *model_needs(model))
+        for need in (*NEEDS, *model_needs(model), *_config_needs(config))
         if need.concerns(params[need.path]) and (reason := need.why_not(loaded))
     ]
     if found:
-        hints = dict.fromkeys(hint for _, hint in found)
-        raise UsageError("\n  ".join(text for text, _ in found), " ".join(hints))
+        texts, hints = (dict.fromkeys(column) for column in zip(*found, strict=True))
+        raise UsageError("\n  ".join(texts), " ".join(hints))

@@ -22,6 +22,7 @@ from autoaccel.trainer.data import Batch, Split, load_split
 from autoaccel.trainer.losses import loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Stateful, Step
 from autoaccel.trainer.techniques import memory_format, precision
+from autoaccel.trainer.techniques.compilation import compile_model
 from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 from autoaccel.trainer.techniques.recompute import recompute_blocks
@@ -72,6 +73,9 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 3 What trains it: everything that changes the parameters is done.
     optimizer = new_optimizer(model, config.optim, loaded.device)
     scaler = precision.new_scaler(config.precision.dtype, loaded.device)
+    # 4 What compiles it, as it is now.
+    if config.compile.mode != "off":
+        at_end = (compile_model(model, config.compile.mode), *at_end)
     state: list[tuple[str, Stateful]] = [("scaler", scaler)] if scaler else []
     return Parts(
         config=config,

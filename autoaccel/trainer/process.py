@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 
 from autoaccel.config import TrainerConfig
+from autoaccel.trainer.techniques.attention import attention_by
+from autoaccel.trainer.techniques.compilation import kept_code
 
 T = TypeVar("T")
 
@@ -19,10 +21,25 @@ T = TypeVar("T")
 @contextmanager
 def process_settings(config: TrainerConfig) -> Iterator[None]:
     """A training's global settings while it runs; the caller's come back, also after a failure."""
+    matmul, system = str(config.precision.matmul), config.system
     with ExitStack() as stack:
-        matmul: str = config.precision.matmul
         stack.enter_context(_held(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, matmul))
+        stack.enter_context(_held(_tries_convolutions, _try_convolutions, system.cudnn_benchmark))
+        if system.threads:
+            stack.enter_context(_held(torch.get_num_threads, torch.set_num_threads, system.threads))
+        if system.attention != "auto":
+            stack.enter_context(attention_by(system.attention))
+        if config.compile.mode != "off":
+            stack.enter_context(kept_code())
         yield
+
+
+def _tries_convolutions() -> bool:
+    return torch.backends.cudnn.benchmark
+
+
+def _try_convolutions(on: bool) -> None:
+    torch.backends.cudnn.benchmark = on
 
 
 @contextmanager

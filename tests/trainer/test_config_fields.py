@@ -47,6 +47,10 @@ OTHERWISE = {
     "memory.format": "test_memory.py",
     "memory.checkpointing": "test_memory.py",
     "memory.offload": "test_memory.py",
+    "compile.mode": "test_compile.py",
+    "system.threads": "test_process.py",
+    "system.cudnn_benchmark": "test_process.py",
+    "system.attention": "test_process.py",
 }
 """Fields with an effect of another kind, or on other models only, and where it is tested."""
 
