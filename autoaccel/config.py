@@ -23,6 +23,7 @@ from autoaccel.sections import (
     Evaluate,
     Horizon,
     Memory,
+    Model,
     Optim,
     Precision,
     Regularize,
@@ -52,6 +53,7 @@ class TrainerConfig:
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
     memory: Memory = field(default_factory=Memory)
+    model: Model = field(default_factory=Model)
     compile: Compile = field(default_factory=Compile)
     system: System = field(default_factory=System)
     seed: int = 0
@@ -60,6 +62,12 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         ok = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**63
         check(ok, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        found = [conflict for conflict in _CONFLICTS if conflict.holds(self)]
+        if found:
+            raise UsageError(
+                "config: " + "; ".join(conflict.reason for conflict in found),
+                " ".join(conflict.hint for conflict in found),
+            )
 
     @property
     def n_steps(self) -> int:
@@ -76,6 +84,40 @@ class TrainerConfig:
         given = {path: value for path, value in to_params(replace(self, seed=0)).items() if value != defaults[path]}
         # Whole numbers in float fields are the same point: they come back as floats from a file or a worker.
         return digest({p: float(v) if isinstance(defaults[p], float) else v for p, v in given.items()})
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Settings that cannot be had together."""
+
+    holds: Callable[[TrainerConfig], bool]
+    reason: str
+    """Which, by path, and why."""
+    hint: str
+
+
+_CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        lambda c: c.model.drop_path_ramp > 0 and c.model.drop_path <= 0,
+        "model.drop_path_ramp has nothing to ramp: model.drop_path is not above 0",
+        "Set model.drop_path, or leave the ramp out.",
+    ),
+    Conflict(
+        lambda c: c.model.drop_path_ramp > 0 and c.compile.mode != "off",
+        "model.drop_path_ramp changes the model at every step, and compile.mode would compile it as often",
+        "Use one of the two.",
+    ),
+    Conflict(
+        lambda c: c.model.lora_rank > 0 and c.model.init != "default",
+        "model.lora_rank keeps the weights the model starts with, model.init changes them",
+        "Use one of the two.",
+    ),
+    Conflict(
+        lambda c: c.model.lora_rank > 0 and c.precision.dtype == "float8",
+        "model.lora_rank and precision.dtype 'float8' replace the same layers",
+        "Use one of the two.",
+    ),
+)
 
 
 def keras_recipe(n_train: int, epochs: int = 15) -> TrainerConfig:

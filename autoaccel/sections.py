@@ -116,10 +116,14 @@ class Regularize:
 
     label_smoothing: float = 0.0
     """Share of the target mass spread over all classes; needs the cross-entropy loss."""
+    dropout: float = -1.0
+    """Probability of all dropout in the model, layers and timm's drop_rate; -1: the model's own."""
 
     def __post_init__(self) -> None:
         ok = 0 <= self.label_smoothing < 1
         check(ok, "regularize.label_smoothing", self.label_smoothing, "between 0 and 1, 1 excluded")
+        ok = self.dropout == -1 or 0 <= self.dropout < 1
+        check(ok, "regularize.dropout", self.dropout, "-1 (the model's own), or between 0 and 1, 1 excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,3 +212,31 @@ class System:
         ok = isinstance(self.cudnn_benchmark, bool)
         check(ok, "system.cudnn_benchmark", self.cudnn_benchmark, "true or false")
         one_of(("auto", "flash", "efficient", "math", "cudnn"), "system.attention", self.attention)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """How the model starts, and which parts of it learn when."""
+
+    init: Literal["default", "zero_residual", "whitening"] = "default"
+    """zero_residual: residual branches end at zero (arXiv 1706.02677); whitening: the first convolution decorrelates
+    its input patches and stays so (arXiv 2404.00498)."""
+    freeze: float = 0.0
+    """Share of the layers, from the input on, that no longer learn at the end; begun at half of the horizon, in four
+    stages (arXiv 1706.04983)."""
+    drop_path: float = -1.0
+    """Probability of leaving out the residual branches of the last block, rising up to it (arXiv 1603.09382); -1: the
+    model's own."""
+    drop_path_ramp: float = 0.0
+    """Share of the horizon over which drop_path grows to its value."""
+    lora_rank: int = 0
+    """Rank of adapters that are trained instead of the linear layers (arXiv 2106.09685); 0: none. For fine-tuning."""
+
+    def __post_init__(self) -> None:
+        one_of(("default", "zero_residual", "whitening"), "model.init", self.init)
+        check(0 <= self.freeze < 1, "model.freeze", self.freeze, "between 0 and 1, 1 excluded")
+        ok = self.drop_path == -1 or 0 <= self.drop_path < 1
+        check(ok, "model.drop_path", self.drop_path, "-1 (the model's own), or between 0 and 1, 1 excluded")
+        check(0 <= self.drop_path_ramp <= 1, "model.drop_path_ramp", self.drop_path_ramp, "between 0 and 1")
+        ok = self.lora_rank == 0 or positive_int(self.lora_rank)
+        check(ok, "model.lora_rank", self.lora_rank, "a whole number >= 0")

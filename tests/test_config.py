@@ -48,6 +48,12 @@ params = st.fixed_dictionaries(
         "memory.format": st.sampled_from(["contiguous", "channels_last"]),
         "memory.checkpointing": st.sampled_from(["none", "selective", "full"]),
         "memory.offload": st.sampled_from(["none", "host", "disk"]),
+        "regularize.dropout": st.just(-1.0) | st.floats(min_value=0, max_value=0.99),
+        "model.init": st.sampled_from(["default", "zero_residual", "whitening"]),
+        "model.freeze": st.floats(min_value=0, max_value=0.99),
+        "model.drop_path": st.just(-1.0) | st.floats(min_value=0, max_value=0.99),
+        "model.drop_path_ramp": st.floats(min_value=0, max_value=1),
+        "model.lora_rank": st.integers(0, 64),
         "compile.mode": st.sampled_from(["off", "default", "reduce-overhead", "max-autotune"]),
         "system.threads": st.integers(0, 512),
         "system.cudnn_benchmark": st.booleans(),
@@ -57,7 +63,17 @@ params = st.fixed_dictionaries(
         "seed": st.integers(0, 2**63 - 1),
     },
 )
-configs = params.map(lambda p: with_params(TrainerConfig(), p))
+
+
+def _without_conflicts(found: dict[str, Any]) -> dict[str, Any]:
+    """The same without settings that exclude others."""
+    ramped = found.get("model.drop_path", -1.0) > 0 and found.get("compile.mode", "off") == "off"
+    plain = found.get("model.init", "default") == "default" and found.get("precision.dtype") != "float8"
+    out = ({"model.drop_path_ramp"} if not ramped else set()) | ({"model.lora_rank"} if not plain else set())
+    return {path: value for path, value in found.items() if path not in out}
+
+
+configs = params.map(lambda p: with_params(TrainerConfig(), _without_conflicts(p)))
 
 
 # ---------------------------------------------------------------------------------------------------------- four forms
@@ -163,6 +179,11 @@ def test_wrong_keys_and_types(data: Any, fragments: list[str]) -> None:
         ("optim.momentum", 1.0, "between 0 and 1, exclusive"),
         ("schedule.warmup", 0.95, "between 0 and 0.9"),
         ("regularize.label_smoothing", 1.0, "between 0 and 1, 1 excluded"),
+        ("regularize.dropout", 1.0, "-1 (the model's own), or between 0 and 1, 1 excluded"),
+        ("model.freeze", 1.0, "between 0 and 1, 1 excluded"),
+        ("model.drop_path", -0.5, "-1 (the model's own), or between 0 and 1, 1 excluded"),
+        ("model.drop_path_ramp", 1.5, "between 0 and 1"),
+        ("model.lora_rank", -1, "a whole number >= 0"),
         ("horizon.samples", 0, "a whole number >= 1"),
         ("system.threads", -1, "a whole number >= 0"),
         ("evaluate.every_samples", -1, "a whole number >= 1"),

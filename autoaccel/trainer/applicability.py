@@ -16,7 +16,18 @@ from autoaccel.errors import UsageError
 from autoaccel.tasks.load import describe
 from autoaccel.trainer.look import look
 from autoaccel.trainer.parts import LoadedTask
-from autoaccel.trainer.techniques import attention, compilation, memory_format, offload, precision, recompute
+from autoaccel.trainer.techniques import (
+    adapters,
+    attention,
+    compilation,
+    dropping,
+    freezing,
+    initialization,
+    memory_format,
+    offload,
+    precision,
+    recompute,
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,21 @@ def _no_cuda(loaded: LoadedTask) -> str:
     return "" if loaded.device.type == "cuda" else "it needs a CUDA device"
 
 
+def _tried(why_not: Callable[[LoadedTask, nn.Module], str], model: nn.Module) -> Callable[[LoadedTask], str]:
+    """The reason that is found by running a model; that it cannot be run so is one, too."""
+
+    def reason(loaded: LoadedTask) -> str:
+        try:
+            return why_not(loaded, model)
+        except Exception as error:  # the user's model, in evaluation mode
+            return f"trying the model out failed: {describe(error)}"
+
+    return reason
+
+
 def _no_attention(loaded: LoadedTask, model: nn.Module) -> str:
-    try:
-        with attention.AttentionCalls() as calls:
-            look(loaded, model)
-    except Exception as error:  # the user's model, in evaluation mode
-        return f"a forward pass to look for attention failed: {describe(error)}"
+    with attention.AttentionCalls() as calls:
+        look(loaded, model)
     return "" if calls.seen else "the model does not call torch's scaled dot-product attention"
 
 
@@ -71,6 +91,7 @@ NEEDS: tuple[Need, ...] = (
     Need("compile.mode", "off", lambda loaded: compilation.no_compiler(loaded.device)),
     Need("compile.mode", "off", lambda loaded: compilation.no_cuda_graphs(loaded.device), compilation.CUDA_GRAPHS),
     Need("system.cudnn_benchmark", False, _no_cuda),
+    Need("model.lora_rank", 0, lambda _: adapters.no_peft()),
     *(_kernel(name) for name in attention.KERNELS),
 )
 
@@ -85,7 +106,13 @@ def model_needs(model: nn.Module) -> tuple[Need, ...]:
         Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),
         Need("memory.format", "contiguous", lambda _: memory_format.no_convolution(model)),
         Need("memory.checkpointing", "none", lambda _: recompute.no_blocks(model)),
-        Need("system.attention", "auto", lambda loaded: _no_attention(loaded, model)),
+        Need("system.attention", "auto", _tried(_no_attention, model)),
+        Need("model.init", "default", _tried(initialization.no_residual, model), ("zero_residual",)),
+        Need("model.init", "default", _tried(initialization.no_whitening, model), ("whitening",)),
+        Need("model.freeze", 0.0, lambda _: freezing.no_layers(model)),
+        Need("model.drop_path", -1.0, _tried(dropping.no_paths, model)),
+        Need("model.lora_rank", 0, lambda _: adapters.no_linear_layers(model)),
+        Need("regularize.dropout", -1.0, _tried(dropping.no_dropout, model)),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,13 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Batch, Split, load_split
 from autoaccel.trainer.losses import loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Stateful, Step
+from autoaccel.trainer.schedule import ramp
 from autoaccel.trainer.techniques import memory_format, precision
+from autoaccel.trainer.techniques.adapters import add_adapters
 from autoaccel.trainer.techniques.compilation import compile_model
+from autoaccel.trainer.techniques.dropping import drop_paths, set_dropout
+from autoaccel.trainer.techniques.freezing import freezing
+from autoaccel.trainer.techniques.initialization import start_at_zero, whiten
 from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import new_optimizer
 from autoaccel.trainer.techniques.recompute import recompute_blocks
@@ -66,7 +72,8 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         UsageError: the config asks for something this task cannot have, or there is nothing to train.
     """
     # 1 The model, and how it computes.
-    model, at_end = shaped_model(loaded, config)
+    shaped = shaped_model(loaded, config)
+    model, at_end = shaped.model, shaped.at_end
     # 2 What it is trained on, and towards what.
     order = SampleOrder(loaded.train, config.data, config.seed)
     loss = loss_of(loaded.task, config.regularize.label_smoothing)
@@ -88,29 +95,58 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         scale=scaler.scale if scaler else Parts.scale,
         update=_update(optimizer, scaler),
         prepare=_prepare(config),
+        progressive=shaped.progressive,
         state=tuple(state),
         at_end=at_end,
     )
 
 
-def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> tuple[nn.Module, tuple[Callable[[], None], ...]]:
-    """A fresh model as a config wants it, and what gives it back the form in which the task made it.
+@dataclass(frozen=True)
+class Shaped:
+    """A model as a config wants it."""
+
+    model: nn.Module
+    progressive: tuple[Callable[[float], None], ...]
+    """What of it follows the share of the horizon that is done."""
+    at_end: tuple[Callable[[], object], ...]
+    """What gives it back the form in which the task made it, in this order."""
+
+
+def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> Shaped:
+    """A fresh model as a config wants it.
 
     Raises:
         UsageError: the config asks for something this task cannot have.
     """
     model = new_model(loaded.task).to(loaded.device)
     refuse(loaded, config, model)
-    at_end: list[Callable[[], None]] = []
-    # 1 Layers that compute otherwise.
+    progressive: list[Callable[[float], None]] = []
+    at_end: list[Callable[[], object]] = []
+    # 1 How it starts, and what of it is left out at random.
+    if config.model.init == "zero_residual":
+        start_at_zero(loaded, model)
+    if config.model.init == "whitening":
+        at_end.append(whiten(loaded, model))
+    if config.regularize.dropout >= 0:
+        set_dropout(loaded, model, config.regularize.dropout)
+    if config.model.drop_path >= 0:
+        follow, length = drop_paths(loaded, model, config.model.drop_path), config.model.drop_path_ramp
+        progressive += [lambda done: follow(ramp(done, length))] if length else []
+    # 2 Which of its layers learn, and how they compute.
+    if config.model.lora_rank:
+        at_end.append(add_adapters(model, config.model.lora_rank))
+    if config.model.freeze:
+        freeze, free = freezing(model, config.model.freeze)
+        progressive.append(freeze)
+        at_end.append(free)
     if config.precision.dtype == "float8":
         at_end.append(precision.use_float8(model))
-    # 2 Where its values lie, and which are computed twice.
+    # 3 Where its values lie, and which are computed twice.
     if config.memory.format == "channels_last":
         model = memory_format.channels_last(model)
     if config.memory.checkpointing != "none":
         at_end.append(recompute_blocks(model, config.memory.checkpointing))
-    return model, tuple(reversed(at_end))
+    return Shaped(model, tuple(progressive), tuple(reversed(at_end)))
 
 
 def _around_forward(

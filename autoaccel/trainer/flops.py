@@ -20,11 +20,15 @@ from autoaccel.trainer.data import Batch, map_batch
 from autoaccel.trainer.losses import Loss, forward, loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.randomness import seeded
+from autoaccel.trainer.schedule import N_FREEZING, freezing_stage
+from autoaccel.trainer.techniques.freezing import frozen_parameters
+from autoaccel.trainer.techniques.precision import autocast
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
     """FLOPs of one optimizer step."""
-    return loaded.flops_per_sample * step.size
+    saved = loaded.frozen_flops[freezing_stage(step.done)] if loaded.frozen_flops else 0.0
+    return (loaded.flops_per_sample - saved) * step.size
 
 
 def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
@@ -32,17 +36,38 @@ def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
 
     Exact where the plain model was counted on the device; a model that can only be counted elsewhere keeps its FLOPs.
     """
-    if not loaded.flops_per_sample or config.memory.checkpointing == "none":
+    own = config.model
+    changes = config.memory.checkpointing != "none" or own.lora_rank or own.freeze or own.init == "whitening"
+    if not (loaded.flops_per_sample and changes):
         return loaded
-    n = min(2, loaded.train.n)
-    exact = with_params(config, {"precision.dtype": "fp32"})
+    dtype = "bf16" if config.precision.dtype == "float8" else config.precision.dtype
     with seeded(0):
-        model, _ = shaped_model(loaded, exact)
+        model = shaped_model(loaded, with_params(config, {"precision.dtype": dtype})).model
         try:
-            ahead, back = _count(loaded.task, model, loss_of(loaded.task), loaded.train.take(torch.arange(n)))
+            with autocast(dtype, loaded.device)():
+                ahead, total = _per_sample(loaded, model)
+                frozen = tuple(total - each for each in _by_stage(loaded, model, own.freeze)) if own.freeze else ()
         except Exception:  # see `count_flops`
             return loaded
-    return replace(loaded, flops_per_sample=(ahead + back) / n, evaluation_flops=ahead / n * loaded.validation.n)
+    evaluation = ahead * loaded.validation.n
+    return replace(loaded, flops_per_sample=total, evaluation_flops=evaluation, frozen_flops=frozen)
+
+
+def _by_stage(loaded: LoadedTask, model: nn.Module, share: float) -> list[float]:
+    """FLOPs of a sample before layers are frozen and in each stage of it; leaves them frozen."""
+    found, stages = [], [frozen_parameters(model, share, stage) for stage in range(N_FREEZING + 1)]
+    for frozen in stages:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        found.append(_per_sample(loaded, model)[1])
+    return found
+
+
+def _per_sample(loaded: LoadedTask, model: nn.Module) -> tuple[float, float]:
+    """FLOPs of a sample: forward alone, and with backward."""
+    n = min(2, loaded.train.n)
+    ahead, back = _count(loaded.task, model, loss_of(loaded.task), loaded.train.take(torch.arange(n)))
+    return ahead / n, (ahead + back) / n
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:

@@ -10,6 +10,9 @@ import math
 from autoaccel.config import TrainerConfig
 from autoaccel.sections import Schedule
 
+N_FREEZING = 4
+"""Stages in which layers are frozen."""
+
 
 def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: float, flops: float) -> float:
     """Share of the horizon that is behind, in the horizon's own unit; 1 or more: it is over."""
@@ -43,3 +46,13 @@ def lr_factor(schedule: Schedule, done: float, step: float) -> float:
     if schedule.name == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * after))
     return 1.0
+
+
+def freezing_stage(done: float) -> int:
+    """Stages of freezing that have begun: the first at half of the horizon, the others at even distances."""
+    return min(N_FREEZING, max(0, math.floor((2.0 * done - 1.0) * N_FREEZING) + 1))
+
+
+def ramp(done: float, share: float) -> float:
+    """From 0 to 1 over the first `share` of the horizon, then 1."""
+    return min(1.0, done / share) if share > 0 else 1.0
