@@ -21,15 +21,19 @@ from autoaccel.sections import (
     Augment,
     Average,
     Batch,
+    Compile,
     Curriculum,
     Data,
     Evaluate,
     Horizon,
     Loader,
+    Memory,
+    Model,
     Optim,
     Precision,
     Regularize,
     Schedule,
+    System,
     check,
 )
 
@@ -57,6 +61,10 @@ class TrainerConfig:
     average: Average = field(default_factory=Average)
     horizon: Horizon = field(default_factory=Horizon)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    memory: Memory = field(default_factory=Memory)
+    model: Model = field(default_factory=Model)
+    compile: Compile = field(default_factory=Compile)
+    system: System = field(default_factory=System)
     seed: int = 0
     """Seed of weights, sampling order and dropout."""
 
@@ -166,6 +174,26 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "data.echo repeats a batch in several steps, which batch.ramp makes of different sizes",
         "Set data.echo to 1, or batch.ramp to 0.",
     ),
+    Conflict(
+        lambda c: c.model.drop_path_ramp > 0 and c.model.drop_path <= 0,
+        "model.drop_path_ramp has nothing to ramp: model.drop_path is not above 0",
+        "Set model.drop_path, or leave the ramp out.",
+    ),
+    Conflict(
+        lambda c: c.model.drop_path_ramp > 0 and c.compile.mode != "off",
+        "model.drop_path_ramp changes the model at every step, and compile.mode would compile it as often",
+        "Use one of the two.",
+    ),
+    Conflict(
+        lambda c: c.model.lora_rank > 0 and c.model.init != "default",
+        "model.lora_rank keeps the weights the model starts with, model.init changes them",
+        "Use one of the two.",
+    ),
+    Conflict(
+        lambda c: c.model.lora_rank > 0 and c.precision.dtype == "float8",
+        "model.lora_rank and precision.dtype 'float8' replace the same layers",
+        "Use one of the two.",
+    ),
 )
 """Every pair that excludes each other; what a task or a machine cannot use stands in `trainer.applicability`."""
 
@@ -241,6 +269,7 @@ _WORDS = {
     "a valid number": "a number",
     "a valid integer": "a whole number",
     "a valid string": "text",
+    "a valid boolean": "true or false",
     "an object": "a table of settings",
 }
 """pydantic's words for types, as people write them."""
@@ -296,6 +325,8 @@ def parse_params(texts: Sequence[str]) -> Params:
 
 def _literal(raw: str, example: object) -> Any:
     """The text as a value of the example's type where it is one; else as it is, for the check to refuse."""
+    if isinstance(example, bool):
+        return {"true": True, "false": False}.get(raw, raw)
     if isinstance(example, str):
         return raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "'\"" else raw
     for kind in (int, float):

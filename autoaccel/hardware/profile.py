@@ -193,7 +193,12 @@ def save_cached(profile: HardwareProfile) -> None:
             temporary.unlink()
 
 
-def _cache_file(key: str) -> Path:
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: AUTOACCEL_CACHE_DIR, else the user's cache directory."""
     from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("AUTOACCEL_CACHE_DIR") or user_cache_dir("autoaccel")) / f"hardware-{key}.json"
+    return Path(os.environ.get("AUTOACCEL_CACHE_DIR") or user_cache_dir("autoaccel"))
+
+
+def _cache_file(key: str) -> Path:
+    return cache_folder() / f"hardware-{key}.json"

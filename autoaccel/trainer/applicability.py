@@ -1,4 +1,4 @@
-"""What a task, its data or the device cannot use, and why: one table, read before a search and at build time.
+"""What a task, its data, its model or the device cannot use, and why: read before a search and at build time.
 
 Conflicts between settings stand in `config`; here is what a config alone does not show. Must not know search spaces.
 """
@@ -10,11 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
+from autoaccel.tasks.load import describe
+from autoaccel.trainer.look import look
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.prepare import images_of, takes_shorter, takes_smaller
+from autoaccel.trainer.techniques import (
+    adapters,
+    attention,
+    compilation,
+    dropping,
+    freezing,
+    initialization,
+    memory_format,
+    offload,
+    precision,
+    recompute,
+)
 from autoaccel.trainer.techniques.optimizers import FUSED_DEVICES
 
 
@@ -84,6 +99,32 @@ def _no_loss_of_each(loaded: LoadedTask) -> str:
     return "" if loaded.row_per_sample else "it needs the loss of every sample, the task's step gives no row for each"
 
 
+def _no_cuda(loaded: LoadedTask) -> str:
+    return "" if loaded.device.type == "cuda" else "it needs a CUDA device"
+
+
+def _tried(why_not: Callable[[LoadedTask, nn.Module], str], model: nn.Module) -> Callable[[LoadedTask], str]:
+    """The reason that is found by running a model; that it cannot be run so is one, too."""
+
+    def reason(loaded: LoadedTask) -> str:
+        try:
+            return why_not(loaded, model)
+        except Exception as error:  # the user's model, in evaluation mode
+            return f"trying the model out failed: {describe(error)}"
+
+    return reason
+
+
+def _no_attention(loaded: LoadedTask, model: nn.Module) -> str:
+    with attention.AttentionCalls() as calls:
+        look(loaded, model)
+    return "" if calls.seen else "the model does not call torch's scaled dot-product attention"
+
+
+def _kernel(name: str) -> Need:
+    return Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, name), (name,))
+
+
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
     Need("loader.pin", False, _no_pinning),
@@ -96,19 +137,54 @@ NEEDS: tuple[Need, ...] = (
     Need("augment.policy", "none", _no_bytes),
     Need("augment.mixup", 0.0, _no_mixing),
     Need("augment.cutmix", 0.0, _no_mixing),
-    Need("curriculum.resolution", 1.0, lambda loaded: takes_smaller(loaded, loaded.task.model().to(loaded.device))),
-    Need("curriculum.sequence", 1.0, lambda loaded: takes_shorter(loaded, loaded.task.model().to(loaded.device))),
     Need("data.sampling", "uniform", _no_loss_of_each, ("importance", "infobatch", "selective")),
     Need("regularize.objective", "task", _no_cross_entropy),
     Need("data.echo", 1, _is_resident),
     Need("data.order", "shuffled", _no_loss_of_each),
     Need("regularize.label_smoothing", 0.0, _no_cross_entropy),
+    Need("precision.dtype", "fp32", lambda loaded: precision.no_float8(loaded.device), ("float8",)),
+    Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "high"), ("high",)),
+    Need("precision.matmul", "highest", lambda loaded: precision.same_products(loaded.device, "medium"), ("medium",)),
+    Need("memory.offload", "none", lambda loaded: offload.no_other_memory(loaded.device), ("host",)),
+    Need("compile.mode", "off", lambda loaded: compilation.no_compiler(loaded.device)),
+    Need("compile.mode", "off", lambda loaded: compilation.no_cuda_graphs(loaded.device), compilation.CUDA_GRAPHS),
+    Need("system.cudnn_benchmark", False, _no_cuda),
+    Need("model.lora_rank", 0, lambda _: adapters.no_peft()),
+    *(_kernel(name) for name in attention.KERNELS),
 )
 
 
-def unavailable(loaded: LoadedTask) -> list[dict[str, Any]]:
-    """Plain rows {path, off, values or None, reason} of everything this task cannot use."""
-    rows = [(need, need.why_not(loaded)) for need in NEEDS]
+def model_needs(model: nn.Module) -> tuple[Need, ...]:
+    """What settings need of a model; it is tried, and left as it was.
+
+    Args:
+        model: fresh, as the task makes it, on the device.
+    """
+    return (
+        Need("curriculum.resolution", 1.0, _tried(takes_smaller, model)),
+        Need("curriculum.sequence", 1.0, _tried(takes_shorter, model)),
+        Need("precision.dtype", "fp32", lambda _: precision.no_float8_layers(model), ("float8",)),
+        Need("memory.format", "contiguous", lambda _: memory_format.no_convolution(model)),
+        Need("memory.checkpointing", "none", lambda _: recompute.no_blocks(model)),
+        Need("system.attention", "auto", _tried(_no_attention, model)),
+        Need("model.init", "default", _tried(initialization.no_residual, model), ("zero_residual",)),
+        Need("model.init", "default", _tried(initialization.no_whitening, model), ("whitening",)),
+        Need("model.freeze", 0.0, lambda _: freezing.no_layers(model)),
+        Need("model.drop_path", -1.0, _tried(dropping.no_paths, model)),
+        Need("model.lora_rank", 0, lambda _: adapters.no_linear_layers(model)),
+        Need("regularize.dropout", -1.0, _tried(dropping.no_dropout, model)),
+    )
+
+
+def _config_needs(config: TrainerConfig) -> tuple[Need, ...]:
+    """What settings need of the device together."""
+    kernel, dtype = config.system.attention, config.precision.dtype
+    return (Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, kernel, dtype)),)
+
+
+def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:
+    """Plain rows {path, off, values or None, reason} of everything this task cannot use. `model`: see `model_needs`."""
+    rows = [(need, need.why_not(loaded)) for need in (*NEEDS, *model_needs(model))]
     return [
         {"path": need.path, "off": need.off, "values": list(need.values) if need.values else None, "reason": reason}
         for need, reason in rows
@@ -116,13 +192,14 @@ def unavailable(loaded: LoadedTask) -> list[dict[str, Any]]:
     ]
 
 
-def refuse(loaded: LoadedTask, config: TrainerConfig) -> None:
-    """UsageError with everything in a config that this task cannot use."""
+def refuse(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> None:
+    """UsageError with everything in a config that this task cannot use. `model`: see `model_needs`."""
     params = to_params(config)
     found = [
         (f"{need.path} {params[need.path]!r}: {reason}", f"Set {need.path} to {need.off!r}.")
-        for need in NEEDS
+        for need in (*NEEDS, *model_needs(model), *_config_needs(config))
         if need.concerns(params[need.path]) and (reason := need.why_not(loaded))
     ]
     if found:
-        raise UsageError("\n  ".join(text for text, _ in found), " ".join(hint for _, hint in found))
+        texts, hints = (dict.fromkeys(column) for column in zip(*found, strict=True))
+        raise UsageError("\n  ".join(texts), " ".join(hints))

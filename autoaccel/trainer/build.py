@@ -6,7 +6,8 @@ Techniques that change these parts enter here, in one written order (`build`). M
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,22 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import forward, loss_of
 from autoaccel.trainer.order import new_order
-from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.parts import LoadedTask, Parts, Prepare, Stateful, Step
 from autoaccel.trainer.prepare import n_classes_of, preparation
-from autoaccel.trainer.schedule import share_done, step_size
+from autoaccel.trainer.schedule import ramp, share_done, step_size
+from autoaccel.trainer.techniques import memory_format, precision
+from autoaccel.trainer.techniques.adapters import add_adapters
 from autoaccel.trainer.techniques.averaging import averaged, new_average
 from autoaccel.trainer.techniques.batch_norm import layers_with_statistics, refreshed, refreshing_batches
+from autoaccel.trainer.techniques.compilation import compile_model
+from autoaccel.trainer.techniques.dropping import drop_paths, set_dropout
 from autoaccel.trainer.techniques.echo import Held
+from autoaccel.trainer.techniques.freezing import freezing
+from autoaccel.trainer.techniques.initialization import start_at_zero, whiten
 from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, in_pieces
+from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
+from autoaccel.trainer.techniques.recompute import recompute_blocks
 
 
 def default_device() -> torch.device:
@@ -66,16 +75,21 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     Raises:
         UsageError: the config asks for something this task cannot have, or there is nothing to train.
     """
-    refuse(loaded, config)
-    # 1 The model.
-    model = new_model(loaded.task).to(loaded.device)
+    # 1 The model, and how it computes.
+    shaped = shaped_model(loaded, config)
+    model, at_end = shaped.model, shaped.at_end
     # 2 What it is trained on, and towards what.
     order = new_order(loaded.train, config.data, config.seed)
     reading = _reading(loaded, config)
-    prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
+    prepare = _prepare(loaded, config, model)
     loss = loss_of(loaded.task, config.regularize)
-    # 3 What trains it.
+    # 3 What trains it: everything that changes the parameters is done.
     optimizer = new_optimizer(model, config.optim, loaded.device)
+    scaler = precision.new_scaler(config.precision.dtype, loaded.device)
+    # 4 What compiles it, as it is now.
+    if config.compile.mode != "off":
+        at_end = (compile_model(model, config.compile.mode), *at_end)
+    state: list[tuple[str, Stateful]] = [("scaler", scaler)] if scaler else []
     parts = Parts(
         config=config,
         model=model,
@@ -83,12 +97,16 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         loss=loss,
         evaluation_loss=loss_of(loaded.task),
         order=order,
-        autocast=_autocast(config, loaded.device),
-        update=update_of(model, optimizer, config.optim.clip),
+        autocast=_around_forward(config, model, loaded.device),
+        scale=scaler.scale if scaler else Parts.scale,
+        update=update_of(model, optimizer, config.optim.clip, scaler),
         prepare=prepare,
+        progressive=shaped.progressive,
+        state=(*state, *reading.pop("state", ())),
+        at_end=at_end,
         **reading,
     )
-    # 4 What is evaluated.
+    # 5 What is evaluated.
     if config.optim.is_schedule_free:
         parts = replace(parts, for_evaluation=(partial(at_average, model, optimizer),))
     average = new_average(model, config.average)
@@ -147,6 +165,79 @@ def _with_fitting_statistics(loaded: LoadedTask, parts: Parts) -> Parts:
     return replace(parts, for_evaluation=(*parts.for_evaluation, refresh), n_refreshing=n_samples)
 
 
+@dataclass(frozen=True)
+class Shaped:
+    """A model as a config wants it."""
+
+    model: nn.Module
+    progressive: tuple[Callable[[float], None], ...]
+    """What of it follows the share of the horizon that is done."""
+    at_end: tuple[Callable[[], object], ...]
+    """What gives it back the form in which the task made it, in this order."""
+
+
+def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> Shaped:
+    """A fresh model as a config wants it.
+
+    Raises:
+        UsageError: the config asks for something this task cannot have.
+    """
+    model = new_model(loaded.task).to(loaded.device)
+    refuse(loaded, config, model)
+    progressive: list[Callable[[float], None]] = []
+    at_end: list[Callable[[], object]] = []
+    # 1 How it starts, and what of it is left out at random.
+    if config.model.init == "zero_residual":
+        start_at_zero(loaded, model)
+    if config.model.init == "whitening":
+        at_end.append(whiten(loaded, model))
+    if config.regularize.dropout >= 0:
+        set_dropout(loaded, model, config.regularize.dropout)
+    if config.model.drop_path >= 0:
+        follow, length = drop_paths(loaded, model, config.model.drop_path), config.model.drop_path_ramp
+        progressive += [lambda done: follow(ramp(done, length))] if length else []
+    # 2 Which of its layers learn, and how they compute.
+    if config.model.lora_rank:
+        at_end.append(add_adapters(model, config.model.lora_rank))
+    if config.model.freeze:
+        freeze, free = freezing(model, config.model.freeze)
+        progressive.append(freeze)
+        at_end.append(free)
+    if config.precision.dtype == "float8":
+        at_end.append(precision.use_float8(model))
+    # 3 Where its values lie, and which are computed twice.
+    if config.memory.format == "channels_last":
+        model = memory_format.channels_last(model)
+    if config.memory.checkpointing != "none":
+        at_end.append(recompute_blocks(model, config.memory.checkpointing))
+    return Shaped(model, tuple(progressive), tuple(reversed(at_end)))
+
+
+def _around_forward(
+    config: TrainerConfig, model: nn.Module, device: torch.device
+) -> Callable[[], AbstractContextManager[Any]]:
+    """What a forward pass runs in."""
+    autocast = precision.autocast(config.precision.dtype, device)
+    if config.memory.offload == "none":
+        return autocast
+    offload = offloading(config.memory.offload, model, device)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with offload(), autocast():
+            yield
+
+    return both
+
+
+def _prepare(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> Prepare:
+    """What becomes of a batch before the model sees it."""
+    prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
+    if config.memory.format == "channels_last":
+        return lambda batch, indices, step: memory_format.channels_last_batch(prepare(batch, indices, step))
+    return prepare
+
+
 def new_model(task: Task) -> nn.Module:
     """A fresh model of the task; UsageError if it is no module or has nothing to train."""
     model = task.model()
@@ -161,8 +252,3 @@ def new_model(task: Task) -> nn.Module:
             "Leave some of them unfrozen.",
         )
     return model
-
-
-def _autocast(config: TrainerConfig, device: torch.device) -> Callable[[], Any]:
-    enabled = config.precision.dtype == "bf16"
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

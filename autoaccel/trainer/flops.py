@@ -1,23 +1,29 @@
 """FLOPs of one sample, counted and not estimated: forward and backward of a fresh model on two samples.
 
-Must not know budgets; a model whose operations cannot be counted has 0.
+Once for a task's plain model, and again for a config whose techniques change what a sample takes. Must not know
+budgets; a model whose operations cannot be counted has 0.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from autoaccel.config import TrainerConfig
+from autoaccel.config import TrainerConfig, with_params
 from autoaccel.tasks.base import Task
-from autoaccel.trainer.build import new_model
+from autoaccel.trainer.build import new_model, shaped_model
 from autoaccel.trainer.compiler import spare_compiler
 from autoaccel.trainer.data import Batch, map_batch
-from autoaccel.trainer.losses import forward
+from autoaccel.trainer.losses import Loss, forward, loss_of
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import size_share
+from autoaccel.trainer.randomness import seeded
+from autoaccel.trainer.schedule import N_FREEZING, freezing_stage
+from autoaccel.trainer.techniques.freezing import frozen_parameters
+from autoaccel.trainer.techniques.precision import autocast
 from autoaccel.trainer.techniques.selective import n_candidates
 from autoaccel.trainer.techniques.sharpness import climbs
 
@@ -29,7 +35,8 @@ def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
     their tokens: exact for convolutions and linear layers, a little too much for attention.
     """
     passes = 2 if climbs(config.optim, step) else 1
-    flops = loaded.flops_per_sample * step.size * passes
+    saved = loaded.frozen_flops[freezing_stage(step.done)] if loaded.frozen_flops else 0.0
+    flops = (loaded.flops_per_sample - saved) * step.size * passes
     n_looks = n_candidates(config.data, step.size, step.done)
     if n_looks != step.size:
         flops += n_looks * loaded.evaluation_flops / loaded.validation.n
@@ -39,6 +46,45 @@ def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
 def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:
     """FLOPs of one evaluation on the validation set, statistics that are refreshed for it included."""
     return loaded.evaluation_flops * (1.0 + parts.n_refreshing / loaded.validation.n)
+
+
+def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
+    """The task with the FLOPs that its samples take under a config, where that has techniques that change them.
+
+    Exact where the plain model was counted on the device; a model that can only be counted elsewhere keeps its FLOPs.
+    """
+    own = config.model
+    changes = config.memory.checkpointing != "none" or own.lora_rank or own.freeze or own.init == "whitening"
+    if not (loaded.flops_per_sample and changes):
+        return loaded
+    dtype = "bf16" if config.precision.dtype == "float8" else config.precision.dtype
+    with seeded(0):
+        model = shaped_model(loaded, with_params(config, {"precision.dtype": dtype})).model
+        try:
+            with autocast(dtype, loaded.device)():
+                ahead, total = _per_sample(loaded, model)
+                frozen = tuple(total - each for each in _by_stage(loaded, model, own.freeze)) if own.freeze else ()
+        except Exception:  # see `count_flops`
+            return loaded
+    evaluation = ahead * loaded.validation.n
+    return replace(loaded, flops_per_sample=total, evaluation_flops=evaluation, frozen_flops=frozen)
+
+
+def _by_stage(loaded: LoadedTask, model: nn.Module, share: float) -> list[float]:
+    """FLOPs of a sample before layers are frozen and in each stage of it; leaves them frozen."""
+    found, stages = [], [frozen_parameters(model, share, stage) for stage in range(N_FREEZING + 1)]
+    for frozen in stages:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        found.append(_per_sample(loaded, model)[1])
+    return found
+
+
+def _per_sample(loaded: LoadedTask, model: nn.Module) -> tuple[float, float]:
+    """FLOPs of a sample: forward alone, and with backward."""
+    n = min(2, loaded.train.n)
+    ahead, back = _count(loaded.task, model, loss_of(loaded.task), loaded.train.take(torch.arange(n)))
+    return ahead / n, (ahead + back) / n
 
 
 def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[float, float]:
@@ -59,7 +105,7 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     for device in (meta, loaded.device) if fused else (loaded.device, meta):
         try:
             given = map_batch(batch, partial(torch.Tensor.to, device=device))
-            ahead, back = _count(loaded.task, model.to(device), parts, given)
+            ahead, back = _count(loaded.task, model.to(device), parts.loss, given)
         except Exception:  # the model reads values or has no meta kernel: count where it can run
             ahead = back = 0
         if ahead + back > 0:
@@ -68,12 +114,12 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     return 0.0, 0.0
 
 
-def _count(task: Task, model: nn.Module, parts: Parts, batch: Batch) -> tuple[int, int]:
+def _count(task: Task, model: nn.Module, loss: Loss, batch: Batch) -> tuple[int, int]:
     from torch.utils import flop_counter
 
     spare_compiler(getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None))
     with flop_counter.FlopCounterMode(display=False) as ahead:
-        loss = forward(task, model, parts.loss, batch).loss
+        found = forward(task, model, loss, batch).loss
     with flop_counter.FlopCounterMode(display=False) as back:
-        loss.backward()
+        found.backward()
     return ahead.get_total_flops(), back.get_total_flops()

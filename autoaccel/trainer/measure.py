@@ -17,6 +17,7 @@ from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
@@ -56,7 +57,7 @@ def measure_steps(
     optimizer: dict[str, float] = {}
     evaluation: dict[str, float] = {}
     plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant"}  # what both can have
-    with seeded(0):
+    with seeded(0), process_settings(config):
         for name in ("sgd", "adamw"):
             optimizer[name] = _optimizer_seconds(loaded, with_params(config, {**plain, "optim.name": name}))
         parts = {dtype: build(loaded, with_params(config, {"precision.dtype": dtype})) for dtype in dtypes}

@@ -32,6 +32,8 @@ class LoadedTask:
     """Forward and backward of one training sample; 0 if not counted."""
     evaluation_flops: float = 0.0
     """One pass over the validation set; 0 if not counted."""
+    frozen_flops: tuple[float, ...] = ()
+    """By stage of freezing, how many of the FLOPs of a sample it saves; empty if not counted."""
     own_loss: bool = False
     """The task's `step` computes the loss itself, so that no setting can change it."""
     row_per_sample: bool = True
@@ -114,3 +116,5 @@ class Parts:
     """By name, what a checkpoint holds beside model, optimizer and order."""
     closing: tuple[Callable[[], None], ...] = ()
     """What ends with the training, however it ends."""
+    at_end: tuple[Callable[[], object], ...] = ()
+    """What gives the trained model the form back in which the task made it: adapters merged, frozen layers free."""

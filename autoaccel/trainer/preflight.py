@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from autoaccel.config import keras_recipe, to_dict, with_params
+from autoaccel.config import TrainerConfig, keras_recipe, to_dict, with_params
 from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.fingerprint import digest
 from autoaccel.tasks.base import Task
@@ -26,6 +26,7 @@ from autoaccel.trainer.flops import count_flops
 from autoaccel.trainer.loop import optimizer_step
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
+from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
@@ -43,14 +44,16 @@ def preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
     """
     try:
         with seeded(0):
-            return _preflight(task)
+            loaded = load_data(task, default_device())
+            config = task.baseline or keras_recipe(loaded.train.n)
+            with process_settings(config):
+                return _preflight(loaded, config)
     except UsageError as error:
         raise UsageError(f"task {task.name!r}: {error.message}", error.hint) from error
 
 
-def _preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
-    loaded = load_data(task, default_device())
-    config = task.baseline or keras_recipe(loaded.train.n)
+def _preflight(loaded: LoadedTask, config: TrainerConfig) -> tuple[LoadedTask, dict[str, Any]]:
+    task = loaded.task
     problems = data_problems(loaded)
     try:
         parts, other = _try("building the model", loaded, lambda: (build(loaded, config), new_model(task)))
@@ -63,35 +66,35 @@ def _preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
         raise combined(problems)
     found = task.step(parts.model, batch) if task.step else {"targets": batch[1]}
     own_loss, row_per_sample = "loss" in found, found["targets"].shape[:1] == columns(batch)[0].shape[:1]
+    loaded = replace(loaded, own_loss=own_loss, row_per_sample=row_per_sample)
+    other = other.to(loaded.device)
+    refuse(loaded, config, other)  # again, now that more is known of the task
+    missing = unavailable(loaded, other)
     train_flops, forward_flops = count_flops(loaded, parts, other)
     evaluation_flops = forward_flops * loaded.validation.n
     loaded = replace(loaded, flops_per_sample=train_flops, evaluation_flops=evaluation_flops)
-    loaded = replace(loaded, own_loss=own_loss, row_per_sample=row_per_sample)
-    refuse(loaded, config)  # again, now that more is known of the task
-    return loaded, _facts(loaded, parts, _try_training(loaded, parts))
+    return loaded, {**_facts(loaded, config, other), "unavailable": missing, **_try_training(loaded, parts)}
 
 
-def _facts(loaded: LoadedTask, parts: Parts, seconds: dict[str, float]) -> dict[str, Any]:
+def _facts(loaded: LoadedTask, config: TrainerConfig, model: torch.nn.Module) -> dict[str, Any]:
     task = loaded.task
     facts: dict[str, Any] = {
         "task": task.name,
         "n_train": loaded.train.n,
         "n_validation": loaded.validation.n,
         "n_test": loaded.test.n if loaded.test else 0,
-        "n_parameters": sum(p.numel() for p in parts.model.parameters() if p.requires_grad),
+        "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "resident": loaded.train.tensors is not None,
         "device": loaded.device.type,
         "metric": task.metric_name,
         "direction": task.metric_direction,
         "target": task.target,
-        "baseline": to_dict(parts.config),
+        "baseline": to_dict(config),
         "baseline_is_users": task.baseline is not None,
-        "unavailable": unavailable(loaded),
         "flops_per_sample": loaded.flops_per_sample,
         "evaluation_flops": loaded.evaluation_flops,
-        **seconds,
     }
-    shapes = {name: list(p.shape) for name, p in parts.model.named_parameters()}
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     step = getattr(task.step, "__name__", "step") if task.step else None
     facts["loss"] = [task.loss if isinstance(task.loss, str) else getattr(task.loss, "__name__", "loss"), step]
     facts["model_digest"] = digest(shapes)

@@ -20,9 +20,10 @@ from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
 from autoaccel.trainer.checkpoint import load_checkpoint, save_checkpoint
 from autoaccel.trainer.evaluate import evaluate, leave_evaluated_weights
-from autoaccel.trainer.flops import evaluation_flops
+from autoaccel.trainer.flops import evaluation_flops, recounted
 from autoaccel.trainer.loop import Limits, Progress, train
 from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.timing import Stopwatch
 from autoaccel.trial import Ended, Report, TrialSpec
@@ -80,8 +81,9 @@ def run_training(
         report(replace(event, trial=spec.trial))
 
     try:
-        with seeded(spec.config.seed):
+        with seeded(spec.config.seed), process_settings(spec.config):
             parts = build(loaded, spec.config)
+            loaded = recounted(loaded, spec.config)
             start, save = _checkpoint_functions(parts, checkpointing)
             setup_s = watch.elapsed_s()
             outcome, at = train(loaded, parts, limits, report=listen, checkpoint=save, start=start)
@@ -94,6 +96,8 @@ def run_training(
             if spec.test and outcome in ("hit", "missed", "finished"):
                 facts, test_flops = _test(loaded, parts, limits.cap_flops - at.flops)
                 at = replace(at, flops=at.flops + test_flops)
+            for give_back in parts.at_end:
+                give_back()
     except AutoaccelError:
         raise
     except Exception as error:

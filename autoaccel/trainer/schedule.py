@@ -14,6 +14,9 @@ from autoaccel.trainer.techniques.curriculum import batch_size
 _LOW = 0.04
 """Share of the peak rate at which one_cycle begins."""
 
+N_FREEZING = 4
+"""Stages in which layers are frozen."""
+
 
 def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: float, flops: float) -> float:
     """Share of the horizon that is behind, in the horizon's own unit; 1 or more: it is over."""
@@ -80,3 +83,13 @@ def momentum(config: TrainerConfig, factor: float) -> float:
 def _cosine(share: float) -> float:
     """From 1 to 0 along half a cosine."""
     return 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def freezing_stage(done: float) -> int:
+    """Stages of freezing that have begun: the first at half of the horizon, the others at even distances."""
+    return min(N_FREEZING, max(0, math.floor((2.0 * done - 1.0) * N_FREEZING) + 1))
+
+
+def ramp(done: float, share: float) -> float:
+    """From 0 to 1 over the first `share` of the horizon, then 1."""
+    return min(1.0, done / share) if share > 0 else 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.run import Checkpointing, run_training
 from autoaccel.trial import Ended, Report, Target, TrialSpec
 
+ROOT = Path(__file__).resolve().parents[2]
 N_TRAIN, N_VALIDATION, N_FEATURES, N_CLASSES = 96, 60, 6, 3
 
 
@@ -50,6 +53,18 @@ class Run:
     def seen(self) -> list[tuple[int, int, float, float, float]]:
         """The reports without the times."""
         return [(r.steps, r.samples, r.flops, r.value, r.loss) for r in self.reports]
+
+
+@pytest.fixture
+def run_python() -> Callable[[str], str]:
+    """What a program prints in a fresh interpreter."""
+
+    def go(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return go
 
 
 @pytest.fixture

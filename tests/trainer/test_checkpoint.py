@@ -18,6 +18,7 @@ from torch import nn
 from autoaccel.errors import AutoaccelError, EnvironmentFaultError, UsageError
 from autoaccel.trainer.checkpoint import MANIFEST, save_model
 from autoaccel.trainer.parts import LoadedTask
+from tests.trainer.nets import images, residual_net
 
 Runner = Callable[..., Any]
 Loader = Callable[..., LoadedTask]
@@ -47,16 +48,25 @@ def stop_after(n: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 7, 11])
-@pytest.mark.parametrize("kind", ["adamw", "sgd balanced", "augmented", "augmented by workers"])
+@pytest.mark.parametrize(
+    "kind", ["adamw", "sgd balanced", "augmented", "augmented by workers", "fp16", "disk", "freeze", "images"]
+)
 def test_a_stopped_training_goes_on_bit_for_bit(
     run: Runner, load: Loader, tmp_path: Path, steps: int, kind: str
 ) -> None:
     params = {"seed": 3, "schedule.name": "linear"}
     if kind == "sgd balanced":
         params |= {"optim.name": "sgd", "data.sampling": "class_balanced", "batch.accumulation": 2}
-    if kind == "augmented by workers":
-        params |= {"loader.workers": 2, "batch.accumulation": 2}
-    plain, streamed = load(model=batch_norm_net), "augmented" in kind
+    params |= {
+        "fp16": {"precision.dtype": "fp16"},
+        "disk": {"memory.offload": "disk"},
+        "freeze": {"model.freeze": 0.9, "regularize.dropout": 0.5},
+        "images": {"model.init": "whitening", "memory.format": "channels_last", "memory.checkpointing": "full"},
+        "augmented by workers": {"loader.workers": 2, "batch.accumulation": 2},
+    }.get(kind, {})
+    streamed, plain = "augmented" in kind, load(model=batch_norm_net)
+    if kind == "images":
+        plain = load(model=residual_net, train=images(96, 1), validation=images(30, 2))
     loaded = load(model=batch_norm_net, train=Augmented(plain.train.tensors)) if streamed else plain
     assert (loaded.train.tensors is None) == streamed
     whole = run(params, loaded)

@@ -81,18 +81,29 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def update_of(model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> Callable[[], Any]:
-    """From gradients to weights: clipping, if `clip` is not 0, and the optimizer's step."""
+def update_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, scaler: torch.amp.GradScaler | None = None
+) -> Callable[[], Any]:
+    """From gradients to weights: unscaling them, if the loss was scaled, clipping, if `clip` is not 0, and the step."""
     step = partial(torch.no_grad()(inspect.unwrap(type(optimizer).step)), optimizer)  # see `spare_compiler`
-    if not clip:
-        return step
     trainable = [p for p in model.parameters() if p.requires_grad]
 
     def clipped() -> None:
         nn.utils.clip_grad_norm_(trainable, clip)
         step()
 
-    return clipped
+    if scaler is None:
+        return clipped if clip else step
+    optimizer.step = step  # type: ignore[method-assign]  # what the scaler calls
+
+    def unscaled() -> None:
+        scaler.unscale_(optimizer)
+        if clip:
+            nn.utils.clip_grad_norm_(trainable, clip)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return unscaled
 
 
 @contextmanager
