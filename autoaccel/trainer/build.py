@@ -22,8 +22,8 @@ from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import forward, loss_of
 from autoaccel.trainer.order import new_order
 from autoaccel.trainer.parts import LoadedTask, Parts, Prepare, Stateful, Step
-from autoaccel.trainer.prepare import n_classes_of, preparation
-from autoaccel.trainer.schedule import ramp, share_done, step_size
+from autoaccel.trainer.prepare import n_classes_of, preparation, step_size
+from autoaccel.trainer.schedule import ramp, share_done
 from autoaccel.trainer.techniques import memory_format, precision
 from autoaccel.trainer.techniques.adapters import add_adapters
 from autoaccel.trainer.techniques.averaging import averaged, new_average

@@ -18,7 +18,8 @@ from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.flops import evaluation_flops, step_flops
 from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
-from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done, step_size
+from autoaccel.trainer.prepare import step_size
+from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done
 from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
 from autoaccel.trainer.techniques.selective import hardest
 from autoaccel.trainer.techniques.sharpness import climbed, climbs

@@ -1,4 +1,4 @@
-"""What becomes of a batch before the model sees it: augmentation, then smaller images or sequences, then mixing.
+"""How large a step is, and what becomes of its batch before the model sees it: augmentation, smaller samples, mixing.
 
 The order is written here; the techniques know nothing of each other. Random numbers follow from the seed and the
 position in the order of samples, so that a training can be resumed anywhere. Must not know the loop.
@@ -15,7 +15,7 @@ from autoaccel.config import TrainerConfig
 from autoaccel.trainer.data import Batch
 from autoaccel.trainer.parts import LoadedTask, Prepare, Step
 from autoaccel.trainer.techniques.augment import alternating_flip, cutout, flip, translate
-from autoaccel.trainer.techniques.curriculum import resize, resolution, sequence_length, truncate
+from autoaccel.trainer.techniques.curriculum import batch_size, resize, resolution, sequence_length, truncate
 from autoaccel.trainer.techniques.mixing import cutmix, mixup, mixup_or_cutmix
 from autoaccel.trainer.techniques.policy import rand_augment, trivial_augment
 
@@ -51,6 +51,11 @@ def preparation(loaded: LoadedTask, config: TrainerConfig, n_classes: Callable[[
         return (inputs, targets) if mix is None else mix(inputs, targets, rng)
 
     return prepare
+
+
+def step_size(config: TrainerConfig, done: float) -> int:
+    """Samples of a step that begins at this share of the horizon."""
+    return batch_size(done, config.batch.ramp, config.batch.size)
 
 
 def size_share(loaded: LoadedTask, config: TrainerConfig, done: float) -> float:

@@ -9,7 +9,6 @@ import math
 
 from autoaccel.config import TrainerConfig
 from autoaccel.sections import Schedule
-from autoaccel.trainer.techniques.curriculum import batch_size
 
 _LOW = 0.04
 """Share of the peak rate at which one_cycle begins."""
@@ -28,11 +27,6 @@ def share_done(config: TrainerConfig, *, steps: int, samples: int, elapsed_s: fl
         "seconds": elapsed_s / horizon.seconds if horizon.seconds else 0.0,
         "flops": flops / horizon.flops if horizon.flops else 0.0,
     }[horizon.unit]
-
-
-def step_size(config: TrainerConfig, done: float) -> int:
-    """Samples of a step that begins at this share of the horizon."""
-    return batch_size(done, config.batch.ramp, config.batch.size)
 
 
 def peak_lr(config: TrainerConfig) -> float:

@@ -73,9 +73,9 @@ def test_fused_kernels_are_refused_where_torch_has_none(load: Loader) -> None:
     from dataclasses import replace
 
     elsewhere = replace(load(), device=torch.device("meta"))
-    (row,) = [row for row in unavailable(elsewhere) if row["path"] == "optim.kernel"]
+    (row,) = [row for row in unavailable(elsewhere, elsewhere.task.model()) if row["path"] == "optim.kernel"]
     assert row["values"] == ["fused"] and row["off"] == "auto"
-    assert not [row for row in unavailable(load()) if row["path"] == "optim.kernel"]
+    assert not [row for row in unavailable(load(), load().task.model()) if row["path"] == "optim.kernel"]
 
 
 # --------------------------------------------------------------------------------------------------------- 8-bit states

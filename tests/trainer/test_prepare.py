@@ -15,7 +15,7 @@ from autoaccel.trainer.applicability import unavailable
 from autoaccel.trainer.build import build
 from autoaccel.trainer.flops import step_flops
 from autoaccel.trainer.parts import LoadedTask, Step
-from autoaccel.trainer.schedule import step_size
+from autoaccel.trainer.prepare import step_size
 from tests.kits.toys import LENGTH, SIDE, N, Pixels, Words, photos
 
 Runner = Callable[..., Any]
@@ -138,10 +138,14 @@ def test_what_needs_images_or_sequences_is_refused_elsewhere(run: Runner, path: 
         run({path: value})
 
 
+def tried(loaded: LoadedTask) -> tuple[LoadedTask, nn.Module]:
+    return loaded, loaded.task.model()
+
+
 def test_a_table_of_numbers_can_use_none_of_it_and_images_all_but_sequences(load: Loader, images: LoadedTask) -> None:
     ours = {"augment", "curriculum"}
-    for_table = {row["path"] for row in unavailable(load()) if row["path"].partition(".")[0] in ours}
-    for_images = {row["path"] for row in unavailable(images) if row["path"].partition(".")[0] in ours}
+    for_table = {row["path"] for row in unavailable(*tried(load())) if row["path"].partition(".")[0] in ours}
+    for_images = {row["path"] for row in unavailable(*tried(images)) if row["path"].partition(".")[0] in ours}
     assert for_table >= {"augment.flip", "augment.policy", "augment.mixup", "curriculum.resolution"}
     assert for_images == {"curriculum.sequence"}
 

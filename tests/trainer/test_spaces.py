@@ -36,7 +36,7 @@ def points(space: Space, n: int) -> list[dict[str, Any]]:
 def usable(name: str, loaded: LoadedTask) -> Space:
     """A space without what the toy task cannot use."""
     space = load_space(name).in_samples(MOST).narrow("batch.size", 1, MOST)
-    for row in unavailable(loaded):
+    for row in unavailable(loaded, loaded.task.model()):
         space = _without(space, row)
     return space
 
