@@ -82,8 +82,10 @@ def _checked_knob(entry: dict[str, Any], default: Any) -> Knob:
     if unit and (unit != "epochs" or choices or not path.endswith("samples")):
         raise UsageError(f"unit {unit!r}", "Only a range of samples may have a unit, 'epochs'.")
     roomy = TrainerConfig(batch=Batch(size=2**30))  # any accumulation fits
+    known = to_params(roomy)
+    holds = {p: value for p, value in entry.get("when", {}).items() if p in known}  # others: see `_check_condition`
     for value in choices or ((entry["low"], entry["high"]) if not unit else ()):
-        with_params(roomy, {path: value})
+        with_params(roomy, {**holds, path: value})
     return Knob(
         path=path,
         choices=tuple(choices or ()),
