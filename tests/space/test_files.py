@@ -182,3 +182,15 @@ def test_an_unknown_space_is_named(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match="unknown search space") as caught:
         load_space(name)
     assert hint in caught.value.hint
+
+
+def test_a_knob_may_need_its_condition_to_be_valid(tmp_path: Path) -> None:
+    """A ramp without a strength is refused, whatever its own range."""
+    strength = '[[knob]]\npath = "model.drop_path"\nchoices = [-1.0, 0.2]\n'
+    ramp = '[[knob]]\npath = "model.drop_path_ramp"\nchoices = [0.0, 0.5]\n'
+    path = tmp_path / "space.toml"
+    path.write_text(strength + ramp + 'when = { "model.drop_path" = 0.2 }\n')
+    assert load_space(str(path)).paths == ("model.drop_path", "model.drop_path_ramp")
+    path.write_text(strength + ramp)
+    with pytest.raises(UsageError, match="nothing to ramp"):
+        load_space(str(path))

@@ -17,7 +17,6 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,17 +28,19 @@ from autoaccel.errors import EnvironmentFaultError
 
 def offloading(where: str, model: nn.Module, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """What a forward pass runs in so that its activations are saved elsewhere ('host' or 'disk')."""
+    away: Callable[[torch.Tensor], Any] = ScratchFile().write
+    back: Callable[[Any], torch.Tensor] = Stored.read
     if where == "host":
-        return partial(save_on_cpu, pin_memory=True, device_type=device.type)
-    file = ScratchFile()
+        library = save_on_cpu(pin_memory=True, device_type=device.type)
+        away, back = library.pack_hook, library.unpack_hook
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | Stored:
+    def pack(tensor: torch.Tensor) -> Any:
         stays = tensor.numel() == 0 or tensor.untyped_storage().data_ptr() in own
-        return tensor if stays else file.write(tensor)
+        return tensor if stays else away(tensor)
 
-    def unpack(kept: torch.Tensor | Stored) -> torch.Tensor:
-        return kept.read() if isinstance(kept, Stored) else kept
+    def unpack(kept: Any) -> torch.Tensor:
+        return kept if isinstance(kept, torch.Tensor) else back(kept)
 
     return lambda: saved_tensors_hooks(pack, unpack)
 

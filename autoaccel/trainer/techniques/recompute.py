@@ -3,7 +3,7 @@
 What it does: *full* keeps only the input of every block, *selective* of every second one. The gradients are the same to
 the last bit: random numbers are drawn again alike, and statistics that a forward pass moves are moved once.
 When it pays: never by itself; where the fastest micro-batch, resolution or model does not fit into memory without it.
-Cost: the forward pass of these blocks once more, 20 to 35 % of a step when full; it counts in the FLOPs.
+Cost: the forward pass of these blocks once more, about a third of a step when full; it counts in the FLOPs.
 Source: arXiv 1604.06174; torch.utils.checkpoint.
 Order: after everything that changes the modules inside blocks, before compiling.
 Conflicts: needs a model with blocks (see `blocks`).
