@@ -13,7 +13,7 @@ from torch import nn
 from autoaccel.config import TrainerConfig, with_params
 from autoaccel.errors import UsageError
 from autoaccel.sections import KERNELS, Optim
-from autoaccel.trainer.applicability import unavailable
+from autoaccel.trainer.applicability import NEEDS
 from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
 from autoaccel.trainer.loop import optimizer_step
@@ -72,10 +72,10 @@ def test_a_kernel_computes_the_same_in_the_way_it_says(run: Runner, name: str, k
 def test_fused_kernels_are_refused_where_torch_has_none(load: Loader) -> None:
     from dataclasses import replace
 
-    elsewhere = replace(load(), device=torch.device("meta"))
-    (row,) = [row for row in unavailable(elsewhere, elsewhere.task.model()) if row["path"] == "optim.kernel"]
-    assert row["values"] == ["fused"] and row["off"] == "auto"
-    assert not [row for row in unavailable(load(), load().task.model()) if row["path"] == "optim.kernel"]
+    (need,) = [need for need in NEEDS if need.path == "optim.kernel"]
+    assert list(need.values or ()) == ["fused"] and need.off == "auto"
+    assert "kernels" in need.why_not(replace(load(), device=torch.device("meta")))
+    assert need.why_not(load()) == ""
 
 
 # --------------------------------------------------------------------------------------------------------- 8-bit states

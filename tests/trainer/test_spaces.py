@@ -62,8 +62,15 @@ TOYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", TOYS)
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.full)])
 def test_every_point_trains_two_steps(
-    run: Callable[..., Any], load: Callable[..., LoadedTask], name: str, kind: str, n: int
+    run: Callable[..., Any],
+    load: Callable[..., LoadedTask],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: str,
+    n: int,
 ) -> None:
+    """Without compiling, which takes longer than all the rest; test_compile.py compiles for real."""
+    monkeypatch.setattr("autoaccel.trainer.build.compile_model", lambda model, mode: lambda: None)
     loaded = load(**TOYS[kind])
     for point in points(usable(name, loaded), n):
         short = {"horizon.samples": 2 * point["batch.size"], "evaluate.every_samples": point["batch.size"]}

@@ -90,7 +90,7 @@ def resize(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def truncate(batch: tuple[torch.Tensor, ...], length: int) -> tuple[torch.Tensor, ...]:
-    """The first `length` tokens of every sequence, as views.
+    """The first `length` tokens of every sequence, copied: compiled models expect rows without gaps.
 
     Args:
         batch: tensors of shape (N, T, ...), the inputs and the targets of every token.
@@ -106,7 +106,7 @@ def truncate(batch: tuple[torch.Tensor, ...], length: int) -> tuple[torch.Tensor
             f"cutting sequences to {length} tokens: a batch of shapes {shapes}",
             "Inputs and targets both need shape (N, T, ...) with the same T, and the length is at least 1.",
         )
-    return tuple(tensor[:, :length] for tensor in batch)
+    return tuple(tensor[:, :length].contiguous() for tensor in batch)
 
 
 def _grown(progress: float, start: float, until: float, full: int, multiple: int) -> int:
