@@ -63,7 +63,8 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     limit_s = limit_s if math.isfinite(limit_s) else UNLIMITED_S
     profile = measure_hardware(driver, limit_s=HARDWARE_SHARE * limit_s)
     limit_flops = STEP_COST_SHARE * job.budget.flops if job.budget.flops else math.inf
-    measured = measure_step_cost(driver, task, baseline, STEP_COST_SHARE * limit_s, limit_flops)
+    dtypes = _precisions(space, task)
+    measured = measure_step_cost(driver, task, baseline, STEP_COST_SHARE * limit_s, limit_flops, dtypes)
     cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
     cost = cost if cost.micro.get("fp32") else rough
     question = Question(
@@ -100,18 +101,32 @@ def measure_hardware(driver: Driver, limit_s: float = 2.0, use_cache: bool = Tru
 
 
 def measure_step_cost(
-    driver: Driver, task: dict[str, Any], baseline: TrainerConfig, limit_s: float, limit_flops: float
+    driver: Driver,
+    task: dict[str, Any],
+    baseline: TrainerConfig,
+    limit_s: float,
+    limit_flops: float,
+    dtypes: tuple[str, ...] = ("fp32", "bf16"),
 ) -> dict[str, Any]:
     """Measured seconds of the pieces of a step; see `trainer.measure.measure_steps`."""
     sizes = {size for size in _MICRO_SIZES if size <= task["n_train"]} | {baseline.batch.micro}
     probe = {
         "config": to_dict(baseline),
         "micro": sorted(sizes),
-        "dtypes": ["fp32", "bf16"],
+        "dtypes": list(dtypes),
         "limit_s": limit_s,
         "limit_flops": min(limit_flops, 1e300),
     }
     return _probe(driver, "step_cost", probe)
+
+
+def _precisions(space: Space, task: dict[str, Any]) -> tuple[str, ...]:
+    """fp32, and what else of the space this task and device can have."""
+    wanted = {choice for knob in space.knobs if knob.path == "precision.dtype" for choice in knob.choices}
+    for row in task["unavailable"]:
+        if row["path"] == "precision.dtype":
+            wanted -= set(row["values"] or wanted)
+    return ("fp32", *sorted(wanted - {"fp32"}))
 
 
 def smallest_budget(cost: StepCost, baseline: TrainerConfig, n_train: int, setup_s: float) -> Spent:

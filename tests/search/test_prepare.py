@@ -17,8 +17,9 @@ from autoaccel.cost.step_cost import StepCost
 from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
 from autoaccel.execution.simulated import Course
 from autoaccel.job import Job
-from autoaccel.search.prepare import Prepared, plan, prepare, smallest_budget
+from autoaccel.search.prepare import Prepared, _precisions, plan, prepare, smallest_budget
 from autoaccel.search.trials import Driver
+from autoaccel.space.files import load_space
 from autoaccel.trial import Ended, TrialRecord, TrialSpec
 from tests.simulated.problems import BASELINE, COST, N_TRAIN, driver
 
@@ -141,6 +142,13 @@ def test_a_pin_the_task_cannot_use_is_refused(tmp_path: Path, pin: dict[str, Any
     off = {row["path"]: row["off"] for row in UNAVAILABLE if row["path"] in pin}
     space = prepared(tmp_path / "again", job(fix=off), task={"unavailable": UNAVAILABLE}).question.space
     assert space.fixed.items() >= off.items()
+
+
+def test_the_precisions_of_the_space_that_the_task_can_have_are_measured(tmp_path: Path) -> None:
+    no_float8 = {"path": "precision.dtype", "off": "fp32", "values": ["float8"], "reason": "it needs a GPU"}
+    assert _precisions(load_space("minimal"), TASK) == ("fp32", "bf16")
+    assert _precisions(load_space("survey"), TASK) == ("fp32", "bf16", "float8", "fp16")
+    assert _precisions(load_space("survey"), {**TASK, "unavailable": [no_float8]}) == ("fp32", "bf16", "fp16")
 
 
 def test_a_task_without_a_target_needs_one(tmp_path: Path) -> None:
