@@ -83,7 +83,7 @@ WRONG = [
     ("char-transformer?text=rhyme.txt&context=1", "--context 1: below 2 symbols", "--context 128"),
     ("char-transformer?text=rhyme.txt&metric=f1", "--metric: expected 'loss', 'perplexity' or 'accuracy'", "loss"),
     ("timm:resnet18?data=x&metric=acuracy", "--metric: expected 'accuracy', 'f1'", "Did you mean 'accuracy'?"),
-    ("timm:resnet18?data=x&pretrained=yes", "--pretrained: expected a valid boolean, got 'yes'", "type"),
+    ("timm:resnet18?data=x&pretrained=yes", "--pretrained: expected true or false, got 'yes'", "type"),
     ("timm:resnet18?data=x&image_size=0", "--image-size 0: below 1", "--image-size 32"),
     ("timm:resnet18?data=absent", "/absent: no such file or folder", "Check the path"),
     ("char-transformer?text=absent", "/absent: no such file", "Check the path"),
