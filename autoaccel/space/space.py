@@ -73,7 +73,7 @@ class Space:
 
     def without_choice(self, path: str, choice: Any, reason: str) -> Space:
         """The same space without one choice of a knob. One with a single choice left is fixed to it; the last choice
-        stays."""
+        stays. Reasons for leaving out several are all kept."""
         knobs = []
         for knob in self.knobs:
             if knob.path == path and choice in knob.choices and len(knob.choices) > 1:
@@ -82,6 +82,7 @@ class Space:
         if tuple(knobs) == self.knobs:
             return self
         left = replace(self, knobs=tuple(knobs))
+        reason = "; ".join(dict.fromkeys((*filter(None, [self.reasons.get(path)]), reason)))
         possible = {value for k in knobs if k.path == path for value in k.choices}
         if len(possible) == 1:
             return left.fix({path: possible.pop()}, reason)

@@ -171,3 +171,12 @@ def test_epochs_become_samples_once() -> None:
     assert SPACE.in_samples(N_TRAIN) == SPACE
     tiny = next(k for k in MINIMAL.in_samples(1).knobs if k.path == "horizon.samples")
     assert (tiny.low, tiny.high) == (1, 100)
+
+
+def test_every_reason_for_leaving_out_a_choice_is_kept() -> None:
+    space = Space("s", (Knob(path="precision.dtype", choices=("fp32", "bf16", "fp16")),))
+    left = space.without_choice("precision.dtype", "bf16", "bf16 is slower").without_choice(
+        "precision.dtype", "fp16", "fp16 is slower"
+    )
+    assert left.fixed == {"precision.dtype": "fp32"}
+    assert left.reasons == {"precision.dtype": "bf16 is slower; fp16 is slower"}
