@@ -13,6 +13,7 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer.data import Batch
+from autoaccel.trainer.look import in_evaluation
 from autoaccel.trainer.parts import LoadedTask, Prepare, Step
 from autoaccel.trainer.techniques.augment import alternating_flip, cutout, flip, translate
 from autoaccel.trainer.techniques.curriculum import batch_size, resize, resolution, sequence_length, truncate
@@ -73,11 +74,8 @@ def size_share(loaded: LoadedTask, config: TrainerConfig, done: float) -> float:
 
 def n_classes_of(loaded: LoadedTask, model: nn.Module) -> int:
     """Outputs of the model for one sample."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_evaluation(model):
         outputs: torch.Tensor = model(loaded.train.take(torch.arange(1))[0])
-    model.train(training)
     return outputs.shape[-1]
 
 
@@ -153,8 +151,8 @@ def takes_smaller(loaded: LoadedTask, model: nn.Module) -> str:
     side = max(_SIDE_MULTIPLE, min(images.shape[2:]) // 2 // _SIDE_MULTIPLE * _SIDE_MULTIPLE)
     corner = images[:, :, :side, :side]  # for its shape alone; `resize` would import torchvision
     try:
-        with torch.no_grad():
-            model.eval()(corner)
+        with torch.no_grad(), in_evaluation(model):
+            model(corner)
     except (RuntimeError, AssertionError, ValueError):
         return f"the model takes images of one size only (tried a side of {side} pixels)"
     return ""
@@ -167,8 +165,8 @@ def takes_shorter(loaded: LoadedTask, model: nn.Module) -> str:
     if not is_pair or any(t.ndim != 2 or t.is_floating_point() for t in batch) or batch[0].shape != batch[1].shape:
         return "it needs sequences: integer inputs and targets of shape (N, T)"
     try:
-        with torch.no_grad():
-            model.eval()(truncate(batch, max(1, batch[0].shape[1] // 2))[0])
+        with torch.no_grad(), in_evaluation(model):
+            model(truncate(batch, max(1, batch[0].shape[1] // 2))[0])
     except (RuntimeError, AssertionError, ValueError, IndexError):
         return "the model takes sequences of one length only"
     return ""

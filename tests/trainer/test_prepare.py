@@ -157,3 +157,10 @@ def test_a_model_of_one_image_size_is_not_given_smaller_ones(run: Runner, load: 
         run({"curriculum.resolution": 0.5}, load(model=fixed, train=floats[0], validation=floats[1]))
     with pytest.raises(UsageError, match="uint8"):
         run({"augment.policy": "trivial"}, load(model=Pixels, train=floats[0], validation=floats[1]))
+
+
+def test_trying_a_model_leaves_it_as_it_was(images: LoadedTask) -> None:
+    model = Pixels().train()
+    model.head.eval()
+    unavailable(images, model)
+    assert model.training and model.body.training and not model.head.training
