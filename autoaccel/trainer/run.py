@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autoaccel.errors import AutoaccelError
+from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.tasks.load import describe
 from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
@@ -63,6 +63,11 @@ def run_training(
     Returns the end and the model (None if it could not be built).
     """
     assert spec.config is not None, "a training needs a config"
+    if spec.config.horizon.unit == "flops" and not loaded.flops_per_sample:
+        raise UsageError(
+            f"config.horizon.flops: the FLOPs of task {loaded.task.name!r} cannot be counted: it would never end",
+            "Give the horizon in samples, steps or seconds.",
+        )
     keep_freed_memory()
     watch = Stopwatch(loaded.device)
     limits = Limits(

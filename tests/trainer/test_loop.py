@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.loop import follow_progress
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
@@ -95,6 +97,11 @@ def test_a_horizon_may_be_in_steps_seconds_or_flops(run: Runner, unit: str, amou
     done = run({f"horizon.{unit}": amount})
     assert (done.ended.outcome, done.ended.steps) == ("finished", steps)
     assert done.reports[-1].steps == steps, "the end of the horizon is evaluated"
+
+
+def test_a_horizon_in_flops_is_refused_where_they_cannot_be_counted(run: Runner, load: Loader) -> None:
+    with pytest.raises(UsageError, match="cannot be counted"):
+        run({"horizon.flops": 1000.0}, replace(load(), flops_per_sample=0.0))
 
 
 @pytest.mark.usefixtures("seconds")
