@@ -5,11 +5,9 @@ Must not know who trains, nor how it is timed.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.cifar10 import read_cifar10
 from benchmarks.search.problems.data import Absent, data_file
 
 Arrays = dict[str, NDArray[Any]]
@@ -131,7 +130,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def image_arrays(n: int | None = None) -> Arrays:
     """Training images of CIFAR-10, uint8 (n, 3, 32, 32), and classes; made up where they are absent."""
     try:
-        images, labels = _cifar10(data_file(*IMAGES))
+        images, labels = read_cifar10(data_file(*IMAGES))
     except Absent:
         rng = np.random.default_rng(0)
         shape = (n or N_IMAGES, 3, 32, 32)
@@ -192,25 +191,3 @@ def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def lr_factor(step: int, n_steps: int) -> float:
     """Share of the learning rate at a step."""
     return 0.5 * (1.0 + math.cos(math.pi * min(step, n_steps) / n_steps))
-
-
-def _cifar10(file: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """Images and classes of an npz with plain arrays (n, 32, 32, 3), or with encoded mosaics of them.
-
-    A mosaic is one encoded picture per block of samples, `tile` = (height, width, channels, columns).
-    """
-    with np.load(file) as found:
-        labels = found["y_train"]
-        if "x_train" in found.files:
-            images = found["x_train"]
-        else:
-            from PIL import Image
-
-            height, width, channels, columns = (int(v) for v in found["tile"])
-            blocks = []
-            for key in sorted(k for k in found.files if k.startswith("train_")):
-                picture = np.asarray(Image.open(io.BytesIO(found[key].tobytes())))
-                tiles = picture.reshape(-1, height, columns, width, channels)
-                blocks.append(tiles.swapaxes(1, 2).reshape(-1, height, width, channels))
-            images = np.concatenate(blocks)[: len(labels)]
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
