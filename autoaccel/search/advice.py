@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 _LADDER = np.array([0.93, 0.82, 0.7, 0.55, 0.4, 0.25, 0.125])
-"""Durations a candidate is looked at with, as shares of the longest allowed. A race that was planned to end at its cap
-would be cut before its last evaluation as often as not."""
+"""Durations a candidate is looked at with, as shares of the longest allowed: a race is planned to be shorter than what
+it is to beat."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
@@ -183,7 +183,7 @@ def _best_bet(
     return Proposal(
         params=params,
         horizon=horizon,
-        cap_s=stakes.reference_s if stakes.race and variant.cap else math.inf,
+        cap_s=stakes.reference_s if stakes.race and (setting.pinned or variant.cap) else math.inf,
         rate=float(gain[top] / cost[top]),
         purpose="race" if stakes.race else "reach",
         why="expected gain",

@@ -21,8 +21,9 @@ class Variant:
     is the only reason for the switches.
     """
 
-    cap: bool = True
-    """Trainings are cut at the incumbent's ERT."""
+    cap: bool = False
+    """Every race is cut at the incumbent's ERT. Off: it is planned to be shorter, what takes a little longer than
+    predicted is worth finishing, and what is hopeless is stopped anyway (figures in benchmarks/search)."""
     horizon: bool = True
     """The horizon is chosen; else every training is as long as it may be."""
     censored: bool = True
@@ -82,6 +83,9 @@ class Setting:
     """Predicted duration of a training of these knobs to this horizon (step cost); linear in the horizon."""
     seed: int = 0
     variant: Variant = field(default_factory=Variant)
+    pinned: bool = False
+    """Every training has the same horizon: what is chosen is the time by which it should have hit, and a race is cut at
+    the incumbent's ERT whatever the variant."""
 
     @property
     def full_s(self) -> float:

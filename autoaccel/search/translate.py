@@ -28,6 +28,7 @@ def setting_of(question: Question) -> Setting:
     """The question in the words of the model."""
     space, baseline = question.space, question.baseline
     knob = next((k for k in space.knobs if k.path == HORIZON), None)
+    pinned = knob is None
     if knob is None:  # pinned, or not in the space at all: what is chosen is the time by which it should have hit
         samples = _pinned_horizon(question)
         knob = Knob(path=HORIZON, low=max(1, samples // 64), high=samples, log=True, integer=True)
@@ -43,6 +44,7 @@ def setting_of(question: Question) -> Setting:
         default=point_of(inner, to_params(baseline)),
         recipes=distinct(recipes),
         seconds=_pricing(question),
+        pinned=pinned,
         seed=question.seed,
     )
 

@@ -103,8 +103,13 @@ def _digest(study: Study, methods: dict[str, Method], problems: dict[str, Proble
 
 
 def _current(row: dict[str, Any], methods: dict[str, Method], problems: dict[str, Problem], place: Place) -> bool:
-    """Whether the row is what would be measured now; where that cannot be told, it is taken as it is."""
+    """Whether the row is what would be measured now; where that cannot be told, it is taken as it is.
+
+    A form of our own search that is gone is no such row; a peer whose library is not installed is.
+    """
     study = report.study_of(row)
+    if study.method not in methods and summary.is_ours(study.method):
+        return False
     if study.method not in methods or study.problem not in problems:
         return row["budget"] in place.budgets
     return bool(row["digest"] == _digest(study, methods, problems, place))

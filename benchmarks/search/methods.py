@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.search.runner import Method
 
 OURS = "ours"
-ABLATION = "ours-without-"
+ABLATION = "ours-"
 
 
 def all_methods() -> dict[str, Method]:

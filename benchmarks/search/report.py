@@ -88,13 +88,13 @@ def method_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def ablation_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """ERT without a part over ERT with it, a line per part."""
+    """ERT of other forms of our search over that of the form it has, a line each."""
     if not rows:
         return ["not measured"]
     budgets = sorted({row["budget"] for row in rows})
-    lines = [_line(["without", *(f"{budget:g}" for budget in budgets)]), "|" + "---|" * (len(budgets) + 1)]
-    for name in dict.fromkeys(row["without"] for row in rows):
-        cells = {row["budget"]: row for row in rows if row["without"] == name}
+    lines = [_line(["form", *(f"{budget:g}" for budget in budgets)]), "|" + "---|" * (len(budgets) + 1)]
+    for name in dict.fromkeys(row["form"] for row in rows):
+        cells = {row["budget"]: row for row in rows if row["form"] == name}
         lines.append(_line([name, *(_with_interval(cells.get(budget)) for budget in budgets)]))
     return lines
 

@@ -42,13 +42,22 @@ class Results:
         return [self.budgets.index(budget) for budget in budgets if budget in self.budgets]
 
     def peers(self, documented_only: bool) -> list[int]:
-        """Positions of the peers that have a study on every problem."""
-        whole = np.isfinite(self.log_ert[..., -1]).any(axis=2).all(axis=1)
+        """Positions of the peers that have every study that ours has.
+
+        The least of many means is taken, so a peer with one lucky study would be the best of its problem.
+        """
+        wanted = np.isfinite(self.log_ert[self.methods.index(OURS), ..., -1]) if OURS in self.methods else False
+        whole = (np.isfinite(self.log_ert[..., -1]) | ~np.asarray(wanted)).all(axis=(1, 2))
         return [
             index
             for index, name in enumerate(self.methods)
             if name in self.forms and whole[index] and not (documented_only and self.forms[name] != "documented")
         ]
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The peers that lack a study, which are compared with in no figure."""
+        return sorted(set(self.forms) - {self.methods[index] for index in self.peers(False)})
 
 
 def results_of(rows: Sequence[Mapping[str, Any]]) -> Results:
@@ -132,7 +141,7 @@ def figures(results: Results) -> dict[str, Any]:
     known = ours is not None and sets["strongest"] and MATCHED in results.budgets
     matched = budget_to_match(results, mean, ours, sets["strongest"]) if known and ours is not None else None
     _put(found, "budget_to_match", matched)
-    return found
+    return {**found, "peers": len(sets["strongest"]), "peers_unfinished": results.unfinished}
 
 
 def never_hit_shares(results: Results) -> dict[str, float]:
@@ -182,18 +191,22 @@ def problem_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def ablation_rows(results: Results) -> list[dict[str, Any]]:
-    """A row per ablation and budget: ERT of the search without that part over ERT of the whole, with its interval."""
+    """A row per ablation and budget: its ERT over that of the search as it is, paired by seed, with its interval."""
     if OURS not in results.methods:
         return []
-    mean = means(results.log_ert, seed_weights(len(results.problems), len(results.seeds)))
-    whole = mean[:, results.methods.index(OURS)]
+    # Paired: on other seeds the search itself is better or worse by more than most of its parts give.
+    differences = results.log_ert - results.log_ert[results.methods.index(OURS)]
+    mean = means(differences, seed_weights(len(results.problems), len(results.seeds)))
     rows = []
     for index, name in enumerate(results.methods):
         if not name.startswith(ABLATION):
             continue
-        ratios = np.exp(np.nanmean(mean[:, index] - whole, axis=1))
+        ratios = np.exp(np.nanmean(mean[:, index], axis=1))
         for k in results.at((*LOW, *HIGH)):
-            row: dict[str, Any] = {"without": name.removeprefix(ABLATION), "budget": results.budgets[k]}
+            row: dict[str, Any] = {
+                "form": name.removeprefix(ABLATION).replace("-", " ", 1),
+                "budget": results.budgets[k],
+            }
             _put(row, "ratio", ratios[:, k])
             rows.append(row)
     return rows

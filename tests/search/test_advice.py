@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_race_is_a_bet_to_beat_the_incumbent() -> None:
     for i, proposal in races:
         best = incumbent(book(known, Models(known).of(curves[:i]), curves[:i]))
         assert best is not None
-        assert proposal.cap_s == pytest.approx(best.ert_s)
+        assert proposal.reference_s == pytest.approx(best.ert_s) and math.isinf(proposal.cap_s)
         assert seconds(proposal.params, proposal.horizon) <= best.ert_s * 1.001
 
 
@@ -235,8 +236,15 @@ def test_every_part_changes_what_is_tried(part: str) -> None:
     assert [(c.params, c.horizon) for c in whole] != [(c.params, c.horizon) for c in without]
 
 
-def test_without_cap_or_stopping_trainings_run_their_course() -> None:
-    known = setting(variant=Variant(cap=False, censored=False))
+@pytest.mark.parametrize("changes", [{"variant": Variant(cap=True)}, {"pinned": True}])
+def test_a_race_is_cut_where_that_is_asked_or_its_horizon_is_not_chosen(changes: dict[str, Any]) -> None:
+    _, proposals = study(20, replace(setting(), **changes))
+    races = [p for p in proposals if p.purpose == "race"]
+    assert races and all(p.cap_s == p.reference_s for p in races)
+
+
+def test_without_stopping_trainings_run_their_course() -> None:
+    known = setting(variant=Variant(censored=False))
     curves, proposals = study(15, known)
     assert all(math.isinf(p.cap_s) for p in proposals if p.purpose != "repeat")
     hopeless = Curve(proposals[-1].params, proposals[-1].horizon, (10.0,), (-3.0,), 0.1, "running")

@@ -14,7 +14,7 @@ from autoaccel.search.attempts import standings
 from autoaccel.search.knowledge import Knowledge
 from autoaccel.search.lessons import lessons
 from autoaccel.search.policy import RESERVE_MOST, RESERVE_SHARE, WORTH, Decision, is_idle, next_trial, reserve_share
-from autoaccel.search.question import HORIZON, Left, Question, left_of, longest_horizon
+from autoaccel.search.question import HORIZON, Left, Question, left_of, longest_horizon, predict
 from autoaccel.search.setting import Proposal
 from autoaccel.search.translate import as_running, curve_of, proposal_of, setting_of
 from autoaccel.trial import Ended, Report, TrialRecord, TrialSpec
@@ -102,13 +102,13 @@ def test_a_look_that_hits_ends_the_looks_and_is_raced() -> None:
     assert after.bet["against"] == spec.trial
 
 
-def test_a_race_is_cut_at_the_time_of_the_best() -> None:
+def test_a_race_is_planned_to_beat_the_time_of_the_best() -> None:
     done = baseline_hit(seconds=1.0)
     for _ in range(6):
         done.append(record(following(done), "missed", 0.1, 0.8))
     spec = following(done)
-    assert spec.purpose == "race" and spec.cap_s is not None
-    assert spec.cap_s <= spec.bet["reference_s"] and spec.bet["reference_s"] == pytest.approx(1.0, rel=0.3)
+    assert spec.purpose == "race" and spec.bet["reference_s"] == pytest.approx(1.0, rel=0.3)
+    assert predict(ASKED, config_of(spec)).seconds <= spec.bet["reference_s"]
 
 
 def test_equal_records_give_equal_decisions_whatever_was_asked_before() -> None:

@@ -123,9 +123,8 @@ def assert_rules(baseline: str, done: tuple[TrialRecord, ...]) -> None:
 
 
 def assert_bet(record: TrialRecord) -> None:
-    """A race is cut at the time of the best of its moment."""
-    assert record.spec.config is not None and record.spec.cap_s is not None
-    assert record.spec.cap_s <= record.spec.bet["reference_s"]
+    """A race is against the best of its moment, and cut where it takes far longer than planned."""
+    assert record.spec.cap_s is not None and record.spec.bet["reference_s"] > 0
     assert record.ended.elapsed_s <= record.spec.cap_s or record.ended.outcome in (*FAILURES, "capped")
 
 
