@@ -94,6 +94,7 @@ class _File:
     context: int | None = None
     metric: str | None = None
     pretrained: bool | None = None
+    weights: str | None = None
 
 
 def read_job_file(path: Path) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def test_the_options_are_these() -> None:
             "--context",
             "--metric",
             "--pretrained",
+            "--weights",
             "--out",
             "--space",
             "--fix",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoaccel.config import TrainerConfig
@@ -44,6 +45,8 @@ class Task:
             'targets' (tensors for the metric), optionally 'loss' (mean over the batch; `loss` then only says how the
             metric reads the outputs) and 'n' (how many items the mean was taken over, e.g. tokens; gradient
             accumulation weighs by it).
+        weights: file of weights that every training starts from: the .safetensors of `autoaccel train --out`, or a
+            state dict saved by torch. One layer may differ in shape, a head for other classes: it begins anew.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Task:
     target: float | None = None
     baseline: TrainerConfig | None = None
     step: Callable[..., dict[str, Any]] | None = None
+    weights: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -65,6 +69,8 @@ class Task:
             value = getattr(self, field)
             if not callable(value) and not (field == "step" and value is None):
                 raise UsageError(f"Task {self.name!r}: {field} {value!r} is not callable", "Pass a function.")
+        if self.weights is not None and not isinstance(self.weights, str | Path):
+            raise UsageError(f"Task {self.name!r}: weights {self.weights!r} is no path", "Pass the path of a file.")
         self._check_choice("loss", LOSSES)
         self._check_choice("metric", tuple(METRICS))
         if self.loss == "mse" and isinstance(self.metric, str) and self.metric != "loss":

@@ -18,6 +18,7 @@ from autoaccel.tasks.base import Task
 from autoaccel.tasks.image_files import Labelled, check, read
 from autoaccel.tasks.pixels import Pixels, Size, decoded, usual_shape
 from autoaccel.tasks.splits import SHARES, classes_of, coded, stratified
+from autoaccel.tasks.starts import check_weights, from_weights
 
 if TYPE_CHECKING:
     import torch
@@ -43,17 +44,21 @@ class Images:
     metric: Literal["accuracy", "f1", "auc", "loss"] = "accuracy"
     pretrained: bool = False
     """Start every training from timm's weights; only the last layer begins anew."""
+    weights: Path | None = None
+    """Start every training from the weights in this file, see `Task`."""
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise UsageError(f"--image-size {self.image_size}: below 1", "Use e.g. --image-size 32.")
+        if self.pretrained and self.weights is not None:
+            raise UsageError("both --pretrained and --weights", "Give one of them: each is where trainings start.")
 
     @property
     def name(self) -> str:
         """What the task is called."""
         data = self.data.resolve().name.removesuffix(".npz").removesuffix(".parquet")
         # Trainings from other starting weights are another task: the library must not mix them.
-        return f"{self.net}-{data}{'-pretrained' if self.pretrained else ''}"
+        return f"{self.net}-{data}{'-pretrained' if self.pretrained else from_weights(self.weights)}"
 
     @property
     def net(self) -> str:
@@ -63,6 +68,7 @@ class Images:
     def check(self) -> None:
         """What can be said without decoding an image or loading timm; UsageError with what is wrong."""
         check(self.data, self.label)
+        check_weights(self.weights)
 
     def task(self) -> Task:
         """The task: uint8 pixels (n, C, H, W) and their classes."""
@@ -88,6 +94,7 @@ class Images:
             validation=sets["validation"],
             test=sets.get("test"),
             metric=self.metric,
+            weights=self.weights,
         )
 
 

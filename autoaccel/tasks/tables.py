@@ -18,6 +18,7 @@ from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.columns import MOMENT, NUMBER, TEXT, check_label, kinds, label_values, read
 from autoaccel.tasks.splits import Labels, classes_of, coded, stratified
+from autoaccel.tasks.starts import check_weights, from_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,11 +37,13 @@ class Table:
     label: str
     """The column to predict; all others are inputs."""
     metric: Literal["accuracy", "f1", "auc", "loss"] = "accuracy"
+    weights: Path | None = None
+    """Start every training from the weights in this file, see `Task`."""
 
     @property
     def name(self) -> str:
         """What the task is called."""
-        return f"mlp-{self.table.stem}"
+        return f"mlp-{self.table.stem}{from_weights(self.weights)}"
 
     @property
     def _what(self) -> str:
@@ -48,6 +51,7 @@ class Table:
 
     def check(self) -> None:
         """What the head of the file says: UsageError if it is missing, has no such label, or columns of no use."""
+        check_weights(self.weights)
         found = kinds(self.table, self._what)
         check_label(self.label, found, self.table)
         inputs = {name: kind for name, kind in found.items() if name != self.label}
@@ -83,6 +87,7 @@ class Table:
             validation=validation,
             test=test,
             metric=self.metric,
+            weights=self.weights,
         )
 
     def _check_classes(self, found: Labels) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
+from autoaccel.tasks.starts import check_weights, from_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,8 @@ class Text:
     """Symbols in a window: how far back the model can look."""
     metric: Literal["loss", "perplexity", "accuracy"] = "loss"
     """Mean cross-entropy of the next symbol in nats, its exponential, or how often the likeliest one is right."""
+    weights: Path | None = None
+    """Start every training from the weights in this file, see `Task`."""
 
     def __post_init__(self) -> None:
         if self.context < 2:
@@ -46,13 +49,14 @@ class Text:
     @property
     def name(self) -> str:
         """What the task is called."""
-        return f"char-transformer-{self.text.stem}"
+        return f"char-transformer-{self.text.stem}{from_weights(self.weights)}"
 
     def check(self) -> None:
         """What can be said without reading the text; UsageError if it is missing or too short."""
         if not self.text.is_file():
             raise UsageError(f"--text {self.text.absolute()}: no such file", "Check the path.")
         self._check_length(self.text.stat().st_size)
+        check_weights(self.weights)
 
     def _check_length(self, n_symbols: int) -> None:
         n_windows = (n_symbols - 1) // self.context
@@ -82,6 +86,7 @@ class Text:
             validation=validation,
             test=test,
             metric=self.metric,
+            weights=self.weights,
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from autoaccel.trainer.techniques.loader import Ahead, Fetch, InOrder, Wanted, i
 from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
 from autoaccel.trainer.techniques.recompute import recompute_blocks
+from autoaccel.trainer.weights import read_weights, start_from
 
 
 def default_device() -> torch.device:
@@ -46,7 +48,7 @@ def default_device() -> torch.device:
 
 
 def load_data(task: Task, device: torch.device) -> LoadedTask:
-    """Put all splits of a task where the device can read them. One UsageError holds the problems of all of them."""
+    """All splits of a task where the device can read them, and its weights. One UsageError holds all problems."""
     splits: dict[str, Split] = {}
     problems = []
     for name in ("train", "validation", "test"):
@@ -56,9 +58,15 @@ def load_data(task: Task, device: torch.device) -> LoadedTask:
             splits[name] = load_split(getattr(task, name), name, device)
         except UsageError as error:
             problems.append(error)
+    weights = None
+    if task.weights is not None:
+        try:
+            weights = read_weights(Path(task.weights))
+        except UsageError as error:
+            problems.append(error)
     if problems:
         raise combined(problems)
-    return LoadedTask(task, device, splits["train"], splits["validation"], splits.get("test"))
+    return LoadedTask(task, device, splits["train"], splits["validation"], splits.get("test"), weights=weights)
 
 
 def combined(problems: list[UsageError]) -> UsageError:
@@ -182,7 +190,7 @@ def shaped_model(loaded: LoadedTask, config: TrainerConfig) -> Shaped:
     Raises:
         UsageError: the config asks for something this task cannot have.
     """
-    model = new_model(loaded.task).to(loaded.device)
+    model = new_model(loaded).to(loaded.device)
     refuse(loaded, config, model)
     progressive: list[Callable[[float], None]] = []
     at_end: list[Callable[[], object]] = []
@@ -238,9 +246,13 @@ def _prepare(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> Pre
     return prepare
 
 
-def new_model(task: Task) -> nn.Module:
-    """A fresh model of the task; UsageError if it is no module or has nothing to train."""
-    model = task.model()
+def new_model(loaded: LoadedTask) -> nn.Module:
+    """A fresh model of the task, with its weights if it has any.
+
+    Raises:
+        UsageError: it is no module, has nothing to train, or the weights are not of it.
+    """
+    model = loaded.task.model()
     if not isinstance(model, nn.Module):
         raise UsageError(f"model() returned a {type(model).__name__}", "Return a torch.nn.Module.")
     parameters = list(model.parameters())
@@ -251,4 +263,6 @@ def new_model(task: Task) -> nn.Module:
             f"the model has no trainable parameters: all {len(parameters)} have requires_grad=False",
             "Leave some of them unfrozen.",
         )
+    if loaded.weights is not None:
+        start_from(model, loaded.weights)
     return model

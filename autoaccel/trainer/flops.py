@@ -110,7 +110,7 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
             ahead = back = 0
         if ahead + back > 0:
             return (ahead + back) / n, ahead / n
-        model = new_model(loaded.task)
+        model = new_model(loaded)
     return 0.0, 0.0
 
 

@@ -5,7 +5,7 @@ Must not know how the parts are made (`build`), nor run them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +36,8 @@ class LoadedTask:
     """By stage of freezing, how many of the FLOPs of a sample it saves; empty if not counted."""
     own_loss: bool = False
     """The task's `step` computes the loss itself, so that no setting can change it."""
+    weights: Mapping[str, torch.Tensor] | None = None
+    """What every training starts from, where the task says so."""
     row_per_sample: bool = True
     """Targets have one row per sample, so that the loss of a sample can be told; a task's `step` may change that."""
 

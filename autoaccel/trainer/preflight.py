@@ -30,6 +30,7 @@ from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
+from autoaccel.trainer.weights import digest_of
 
 T = TypeVar("T")
 _LONG_S = 4.0
@@ -56,7 +57,7 @@ def _preflight(loaded: LoadedTask, config: TrainerConfig) -> tuple[LoadedTask, d
     task = loaded.task
     problems = data_problems(loaded)
     try:
-        parts, other = _try("building the model", loaded, lambda: (build(loaded, config), new_model(task)))
+        parts, other = _try("building the model", loaded, lambda: (build(loaded, config), new_model(loaded)))
         batch = _try("reading a batch", loaded, lambda: loaded.train.take(torch.arange(min(2, loaded.train.n))))
         problems += _shared_problems(parts, other)
         problems += _model_problems(loaded, parts, batch, is_sound=not problems)
@@ -97,7 +98,8 @@ def _facts(loaded: LoadedTask, config: TrainerConfig, model: torch.nn.Module) ->
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     step = getattr(task.step, "__name__", "step") if task.step else None
     facts["loss"] = [task.loss if isinstance(task.loss, str) else getattr(task.loss, "__name__", "loss"), step]
-    facts["model_digest"] = digest(shapes)
+    # Trainings from other weights are another task, whose past says nothing of this one.
+    facts["model_digest"] = digest(shapes if loaded.weights is None else [shapes, digest_of(loaded.weights)])
     facts["data_digest"] = digest([_looks(loaded, split) for split in (loaded.train, loaded.validation)])
     return facts
 

@@ -37,6 +37,7 @@ DESCRIPTIONS: list[Description] = [
     ),
     Text(text=Path("rhyme.txt")),
     Text(text=Path("a b.txt"), context=32, metric="perplexity"),
+    Text(text=Path("a b.txt"), weights=Path("a/model.safetensors")),
     Table(table=Path("t.csv"), label="32"),
     Table(table=Path("t.csv"), label="true", metric="auc"),
 ]
