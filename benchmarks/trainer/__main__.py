@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from autoaccel.fingerprint import software
 from benchmarks.document import print_document, render_block, shown, write_document
+from benchmarks.trainer import cifar10_94
 from benchmarks.trainer.children import Child, FailedError, children, left_out, versions
 from benchmarks.trainer.contestant import CONTESTANTS
 from benchmarks.trainer.figures import figures, rows_of
@@ -45,7 +47,7 @@ SYNTHETIC = "synthetic.json"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    plan = plan_of(PROTOCOL, options.quick)
+    plan = plan_of(PROTOCOL, options.quick, torch.cuda.is_available())
     folder = HERE / "results" / ("quick" if options.quick else "parts")
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"left out: {name}, {reason}", file=sys.stderr)
     if not options.summary_only:
         measure(folder, plan, absent)
+        if torch.cuda.is_available():
+            cifar10_94.measure(folder)
     document = write_document(HERE, "trainer", seeds=[0], quick=options.quick, body=body_of(folder, plan, absent))
     if not options.quick:
         render_block(HERE / "README.md", "ratios", table_of(document["rows"]))
@@ -126,14 +130,15 @@ def body_of(folder: Path, plan: Plan, absent: Mapping[str, str]) -> Document:
         key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), conditions())
         for index in range(plan.rounds):
             pairs += kept(file_of(folder, workload, index), key) or []
-    rows = rows_of(pairs)
+    rows, hits = rows_of(pairs), cifar10_94.kept(folder)
     names = [workload.name for workload in plan.workloads]
     peers = {name: not c.whole_batches for name, c in CONTESTANTS.items() if c.is_peer}
     variants = [name for name, c in CONTESTANTS.items() if c.gpu_only]
     marks = {name: folder / f"{name}.{SYNTHETIC}" for name in names}
     return {
-        "figures": {**figures(rows, names, peers, variants), "cifar10_94_s": None},
+        "figures": {**figures(rows, names, peers, variants), **cifar10_94.figures(hits)},
         "rows": rows,
+        "cifar10_94": hits,
         "left_out": dict(absent),
         "peers": versions(),
         "synthetic_data": [name for name, mark in marks.items() if mark.exists() and json.loads(mark.read_text())],

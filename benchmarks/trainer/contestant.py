@@ -58,8 +58,21 @@ CONTESTANTS: dict[str, Contestant] = {
     "huggingface_whole_batches": Contestant("huggingface_peer", ("transformers", "accelerate"), whole_batches=True),
     "timm": Contestant("timm_peer", ("timm",)),
     "timm_whole_batches": Contestant("timm_peer", ("timm",), whole_batches=True),
-    # Rows of a GPU: ours with one setting changed, beside ours.
-    "ours_bf16": Contestant("ours", is_peer=False, params=(("precision.dtype", "bf16"),), gpu_only=True),
+}
+_LAST = ("memory.format", "channels_last")
+VARIANTS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "ours_tf32": (("precision.matmul", "high"),),
+    "ours_bf16": (("precision.dtype", "bf16"),),
+    "ours_fp16": (("precision.dtype", "fp16"),),
+    "ours_channels_last": (_LAST,),
+    "ours_compile": (("compile.mode", "default"),),
+    "ours_bf16_channels_last": (("precision.dtype", "bf16"), _LAST),
+    "ours_bf16_compile": (("precision.dtype", "bf16"), _LAST, ("compile.mode", "default")),
+    "ours_bf16_graphs": (("precision.dtype", "bf16"), _LAST, ("compile.mode", "reduce-overhead")),
+}
+"""Rows of a GPU: ours with settings changed, beside ours. What a model has no use for is not set."""
+CONTESTANTS |= {
+    name: Contestant("ours", is_peer=False, params=params, gpu_only=True) for name, params in VARIANTS.items()
 }
 
 
@@ -97,8 +110,13 @@ def job_of(request: Document, contestant: Contestant, saw: Saw) -> Job:
         n_steps=request["n_steps"],
         shuffled=order is None,
         whole_batches=request.get("whole_batches", contestant.whole_batches),
-        params=dict(contestant.params),
+        params=usable(dict(contestant.params), request["workload"]),
     )
+
+
+def usable(params: Document, workload: str) -> Document:
+    """Settings without those that a model of this workload refuses."""
+    return {path: value for path, value in params.items() if (path, value) != _LAST or workload != "char_transformer"}
 
 
 def timed(train: Callable[[Job], nn.Module], job: Callable[[Saw], Job], requests: TextIO, answers: TextIO) -> None:

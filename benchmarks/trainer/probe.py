@@ -28,7 +28,8 @@ class Probe(nn.Module):
     def __init__(self, model: nn.Module, saw: Saw) -> None:
         super().__init__()
         self.model = model
-        self.saw = saw
+        # Where the model is compiled, what watches it is not: it waits for the next block.
+        self.saw = torch.compiler.disable(saw) if torch.cuda.is_available() else saw
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.model(inputs)

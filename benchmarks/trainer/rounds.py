@@ -35,6 +35,7 @@ class Workload:
     """Steps of a block that are not timed: caches were somebody else's in between."""
     steps: int
     """Those that are."""
+    gpu_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Plan:
     """Of the schedule of a training; it is ended long before."""
 
 
-def plan_of(protocol: Document, quick: bool) -> Plan:
-    """The protocol as values."""
+def plan_of(protocol: Document, quick: bool, has_gpu: bool = False) -> Plan:
+    """The protocol as values, with the workloads that can be run."""
     values = {**protocol, **(protocol["quick"] if quick else {})}
     found = [
-        Workload(name, told["recipe"], told["warm"], told["steps"]) for name, told in protocol["workloads"].items()
+        Workload(name, told["recipe"], told["warm"], told["steps"], told.get("gpu_only", False))
+        for name, told in protocol["workloads"].items()
     ]
-    return Plan(tuple(found), values["rounds"], protocol["schedule_steps"])
+    there = tuple(workload for workload in found if has_gpu or not workload.gpu_only)
+    return Plan(there, values["rounds"], protocol["schedule_steps"])
 
 
 def contestants_of(protocol: Document, workload: str, absent: Mapping[str, str]) -> list[str]:

@@ -120,10 +120,28 @@ def small_vit() -> nn.Module:
     return Scaled(timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=10))
 
 
+def cifar_net() -> nn.Module:
+    """A net for 94 % on CIFAR-10 in seconds on a GPU, after the one of arXiv 2404.00498: patches, three pairs of
+    convolutions, a small head; about 2 million parameters."""
+    body: list[nn.Module] = [nn.Conv2d(3, 24, 2), nn.GELU()]
+    for before, width in ((24, 64), (64, 256), (256, 256)):
+        body += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.GELU()]
+        body += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
+    return Scaled(nn.Sequential(*body, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, 10, bias=False), Shrunk()))
+
+
+class Shrunk(nn.Module):
+    """Logits a ninth as large, so that the first steps are not too sure (arXiv 2404.00498)."""
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits / 9
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "small_cnn": small_cnn,
     "small_vit": small_vit,
     "char_transformer": CharTransformer,
+    "cifar_net": cifar_net,
 }
 
 
@@ -158,6 +176,7 @@ DATA: dict[str, Callable[[int | None], Arrays]] = {
     "small_cnn": image_arrays,
     "small_vit": image_arrays,
     "char_transformer": text_arrays,
+    "cifar_net": image_arrays,
 }
 
 

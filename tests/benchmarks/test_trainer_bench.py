@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.search.problems.data import VARIABLE
 from benchmarks.trainer import children as processes
-from benchmarks.trainer import probe
+from benchmarks.trainer import cifar10_94, probe
 from benchmarks.trainer.__main__ import HERE, PROTOCOL, table_of
 from benchmarks.trainer.children import Child, FailedError, children, environment, left_out
-from benchmarks.trainer.contestant import CONTESTANTS
+from benchmarks.trainer.contestant import CONTESTANTS, VARIANTS
 from benchmarks.trainer.figures import figures, rows_of
 from benchmarks.trainer.rounds import (
     OURS,
@@ -86,6 +86,15 @@ def test_all_contestants_compute_the_same(name: str, ours: dict[str, Document], 
             np.testing.assert_allclose(theirs["losses"], mine["losses"], rtol=1e-4)
             np.testing.assert_allclose(theirs["moved"], mine["moved"], rtol=1e-2, atol=1e-6)
         check_blocks(started[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ours_tf32", "ours_bf16", "ours_channels_last"])
+def test_rows_of_a_gpu_train_what_ours_trains(name: str, ours: dict[str, Document], tmp_path: Path) -> None:
+    """Those that a CPU can run; on it their losses are nearly those of fp32."""
+    with children([name]) as started:
+        for workload in MODELS:
+            theirs = answer(started[name], request(workload, tmp_path, checked=True))
+            np.testing.assert_allclose(theirs["losses"], ours[workload]["losses"], rtol=0.1)
 
 
 def test_our_training_waits_between_blocks_as_well(tmp_path: Path) -> None:
@@ -239,8 +248,8 @@ def test_figures_are_bounds_against_the_hardest_rival_of_each_workload() -> None
 
 
 def test_a_variant_of_ours_is_told_as_a_speed_up() -> None:
-    found = figures(rows_of(pairs_of("small_vit", "ours_bf16", [0.5])), ["small_vit"], {}, ["ours_bf16"])
-    assert found["gpu_bf16_speedup_small_vit"] == 2.0
+    found = figures(rows_of(pairs_of("cifar_net", "ours_bf16", [0.5])), ["small_vit"], {}, ["ours_bf16"])
+    assert found["gpu_bf16_speedup"] == 2.0
 
 
 def test_what_was_not_measured_is_null() -> None:
@@ -287,6 +296,33 @@ def test_absent_data_is_made_up_and_said_so(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(windows["inputs"][:, 1:], windows["targets"][:, :-1])
 
 
+def test_workloads_of_a_gpu_are_left_out_without_one() -> None:
+    there = {w.name for w in plan_of(PROTOCOL, quick=False, has_gpu=True).workloads} - {w.name for w in PLAN.workloads}
+    assert there == {"cifar_net"}
+
+
+def test_seconds_to_94_percent_count_the_misses() -> None:
+    row = {"seed": 0, "accuracy": 0.9, "seconds": 3.0, "hit": True}
+    found = cifar10_94.figures([row, {**row, "hit": False}])
+    assert found == {"cifar10_94_s": 6.0, "cifar10_94_hit_share": 0.5}
+    assert cifar10_94.figures([]) == {"cifar10_94_s": None, "cifar10_94_hit_share": None}
+
+
+def test_the_recipe_for_94_percent_builds_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    file = tmp_path / Path(*IMAGES)
+    file.parent.mkdir(parents=True)
+    arrays = {f"x_{part}": rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for part, n in (("train", 64), ("test", 32))}
+    np.savez(file, **arrays, y_train=rng.integers(0, 10, 64), y_test=rng.integers(0, 10, 32))
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    short = {"batch.size": 16, "horizon.samples": 64, "evaluate.every_samples": 64}
+    monkeypatch.setattr(cifar10_94, "PARAMS", {**cifar10_94.PARAMS, **short})
+    monkeypatch.setattr(cifar10_94, "SEEDS", range(1))
+    cifar10_94.measure(tmp_path)
+    (row,) = cifar10_94.kept(tmp_path)
+    assert 0 <= row["accuracy"] <= 1 and row["seconds"] > 0
+
+
 def test_the_protocol_is_complete() -> None:
     assert PROTOCOL["workloads"].keys() == MODELS.keys()
     for name, told in PROTOCOL["workloads"].items():
@@ -295,7 +331,8 @@ def test_the_protocol_is_complete() -> None:
         said = f"{sum(p.numel() for p in seeded_model(name).parameters()):,} parameters"
         assert "parameters" not in told["model"] or said in told["model"]
     described = set(PROTOCOL["contestants"])
-    assert all(name.replace("_whole_batches", "") in described for name in CONTESTANTS)
+    named = {name.replace("_whole_batches", "") for name in CONTESTANTS if name not in VARIANTS}
+    assert described == {*named, "*_whole_batches", "ours_*"}
     assert PROTOCOL["bars"] == {"vs_bare_min": 0.97, "vs_fastest_peer_min": 0.97, "vs_median_peer_small_cnn": 1.3}
     assert PLAN.rounds >= 30 and plan_of(PROTOCOL, quick=True).rounds < PLAN.rounds
     text = (HERE / "README.md").read_text()
