@@ -81,6 +81,11 @@ class TrainerConfig:
         """Optimizer steps in a horizon of samples or steps; at least one."""
         return self.horizon.steps or max(1, round(self.horizon.samples / self.batch.size))
 
+    @property
+    def steps_vary(self) -> bool:
+        """Whether steps are of different sizes."""
+        return self.batch.ramp > 0 or self.curriculum.batch == "larger"
+
     @cached_property
     def identity(self) -> str:
         """Digest of everything but the seed: two attempts at the same configuration share it.
@@ -130,9 +135,10 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "Set one of them to 1.",
     ),
     Conflict(
-        lambda c: bool(c.batch.ramp and c.loader.workers and c.horizon.unit != "samples"),
-        "loader.workers and batch.ramp need a horizon in samples: else nobody knows ahead how large a step will be",
-        "Set horizon.samples alone, or one of the two to 0.",
+        lambda c: bool(c.steps_vary and c.loader.workers and c.horizon.unit != "samples"),
+        "loader.workers with batch.ramp or curriculum.batch 'larger' need a horizon in samples: else nobody knows "
+        "ahead how large a step will be",
+        "Set horizon.samples alone, or loader.workers to 0, or batch.ramp to 0 and curriculum.batch to 'same'.",
     ),
     Conflict(
         lambda c: c.optim.kernel not in ("auto", *KERNELS[c.optim.name]),
@@ -170,9 +176,24 @@ _CONFLICTS: tuple[Conflict, ...] = (
         "Set data.echo to 1, or data.sampling to uniform and data.order to shuffled.",
     ),
     Conflict(
-        lambda c: c.data.echo > 1 and c.batch.ramp > 0,
-        "data.echo repeats a batch in several steps, which batch.ramp makes of different sizes",
-        "Set data.echo to 1, or batch.ramp to 0.",
+        lambda c: c.data.echo > 1 and c.steps_vary,
+        "data.echo repeats a batch in several steps, which batch.ramp or curriculum.batch makes of different sizes",
+        "Set data.echo to 1, or batch.ramp to 0 and curriculum.batch to 'same'.",
+    ),
+    Conflict(
+        lambda c: c.curriculum.batch == "larger" and c.curriculum.resolution == 1 == c.curriculum.sequence,
+        "curriculum.batch 'larger' has nothing to follow: curriculum.resolution and curriculum.sequence are 1",
+        "Set one of them below 1, or curriculum.batch to 'same'.",
+    ),
+    Conflict(
+        lambda c: c.memory.budget < 1 and c.compile.mode == "off",
+        "memory.budget is kept to by the compiler, and compile.mode is 'off'",
+        "Set compile.mode, or memory.checkpointing instead.",
+    ),
+    Conflict(
+        lambda c: c.memory.budget < 1 and c.memory.checkpointing != "none",
+        "memory.budget and memory.checkpointing both decide what is computed again",
+        "Use one of the two.",
     ),
     Conflict(
         lambda c: c.model.drop_path_ramp > 0 and c.model.drop_path <= 0,

@@ -118,9 +118,12 @@ class Curriculum:
     """Length of the first sequences as a share of the full one (arXiv 2108.06084); 1: full throughout."""
     until: float = 0.6
     """Share of the horizon from which samples are full."""
+    batch: Literal["same", "larger"] = "same"
+    """larger: a step takes as many more samples as these have fewer pixels or tokens, so that it fills the device."""
 
     def __post_init__(self) -> None:
         for name in ("resolution", "sequence"):
             value = getattr(self, name)
             check(0.1 <= value <= 1, f"curriculum.{name}", value, "between 0.1 and 1")
+        one_of(("same", "larger"), "curriculum.batch", self.batch)
         check(0 < self.until <= 1, "curriculum.until", self.until, "between 0 and 1, 0 excluded")

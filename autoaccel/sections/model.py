@@ -31,12 +31,16 @@ class Memory:
     """Order of the values of images and convolution weights in memory; needs a convolution in the model."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """Blocks whose activations are computed again in backward (arXiv 1604.06174): every one, or every second."""
+    budget: float = 1.0
+    """Share of the activations that a compiled model may keep for backward; the compiler chooses what it computes
+    again."""
     offload: Literal["none", "host", "disk"] = "none"
     """Where activations wait for backward: host is for accelerators; disk is the temporary folder."""
 
     def __post_init__(self) -> None:
         one_of(("contiguous", "channels_last"), "memory.format", self.format)
         one_of(("none", "selective", "full"), "memory.checkpointing", self.checkpointing)
+        check(0 <= self.budget <= 1, "memory.budget", self.budget, "between 0 and 1")
         one_of(("none", "host", "disk"), "memory.offload", self.offload)
 
 

@@ -33,8 +33,9 @@ class Batch:
         return math.ceil(self.size / self.accumulation)
 
     def n_pieces(self, n: int) -> int:
-        """Micro-batches of a step of `n` samples: a smaller step has fewer, not smaller ones."""
-        return self.accumulation if n == self.size else math.ceil(n / self.micro)
+        """Micro-batches of a step of `n` samples: a smaller step has fewer, not smaller ones; one with more samples,
+        which are smaller then, has no more."""
+        return self.accumulation if n >= self.size else math.ceil(n / self.micro)
 
 
 KERNELS: dict[str, tuple[str, ...]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig, to_params
 from autoaccel.errors import UsageError
+from autoaccel.hardware.profile import usable_cores
 from autoaccel.tasks.load import describe
 from autoaccel.trainer.look import look
 from autoaccel.trainer.parts import LoadedTask
@@ -62,12 +64,6 @@ def _is_resident(loaded: LoadedTask) -> str:
     return "" if loaded.train.tensors is None else "the data are in memory already: there is nothing to read"
 
 
-def _no_pinning(loaded: LoadedTask) -> str:
-    return (
-        "" if loaded.device.type == "cuda" else f"page-locked memory is for CUDA devices, this is {loaded.device.type}"
-    )
-
-
 def _no_images(loaded: LoadedTask) -> str:
     return "" if images_of(loaded) is not None else "it needs images as inputs"
 
@@ -99,6 +95,17 @@ def _no_loss_of_each(loaded: LoadedTask) -> str:
     return "" if loaded.row_per_sample else "it needs the loss of every sample, the task's step gives no row for each"
 
 
+def _too_few_cores(n: int, loaded: LoadedTask) -> str:
+    if loaded.device.type != "cpu":
+        return f"the {loaded.device.type} device computes, not threads"
+    cores = usable_cores()
+    return "" if n <= cores else f"there {'is' if cores == 1 else 'are'} {cores} core{'s' * (cores > 1)} for it"
+
+
+def _has_weights(loaded: LoadedTask) -> str:
+    return "" if loaded.weights is None else "the task starts from weights that were trained before, it would undo them"
+
+
 def _no_cuda(loaded: LoadedTask) -> str:
     return "" if loaded.device.type == "cuda" else "it needs a CUDA device"
 
@@ -125,9 +132,11 @@ def _kernel(name: str) -> Need:
     return Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, name), (name,))
 
 
+THREADS = (2, 4, 8, 16, 32)
+"""Numbers that a search may try."""
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
-    Need("loader.pin", False, _no_pinning),
+    Need("loader.pin", False, _no_cuda),
     Need("optim.kernel", "auto", _no_fused_kernels, ("fused",)),
     Need("optim.state", "fp32", _no_compiled_optimizer),
     Need("data.sampling", "uniform", _no_class_labels, ("class_balanced",)),
@@ -149,7 +158,9 @@ NEEDS: tuple[Need, ...] = (
     Need("compile.mode", "off", lambda loaded: compilation.no_compiler(loaded.device)),
     Need("compile.mode", "off", lambda loaded: compilation.no_cuda_graphs(loaded.device), compilation.CUDA_GRAPHS),
     Need("system.cudnn_benchmark", False, _no_cuda),
+    Need("model.init", "default", _has_weights),
     Need("model.lora_rank", 0, lambda _: adapters.no_peft()),
+    *(Need("system.threads", 0, partial(_too_few_cores, n), (n,)) for n in THREADS),
     *(_kernel(name) for name in attention.KERNELS),
 )
 

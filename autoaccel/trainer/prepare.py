@@ -16,7 +16,14 @@ from autoaccel.trainer.data import Batch
 from autoaccel.trainer.look import in_evaluation
 from autoaccel.trainer.parts import LoadedTask, Prepare, Step
 from autoaccel.trainer.techniques.augment import alternating_flip, cutout, flip, translate
-from autoaccel.trainer.techniques.curriculum import batch_size, resize, resolution, sequence_length, truncate
+from autoaccel.trainer.techniques.curriculum import (
+    batch_size,
+    resize,
+    resolution,
+    sequence_length,
+    size_at,
+    truncate,
+)
 from autoaccel.trainer.techniques.mixing import cutmix, mixup, mixup_or_cutmix
 from autoaccel.trainer.techniques.policy import rand_augment, trivial_augment
 
@@ -56,7 +63,11 @@ def preparation(loaded: LoadedTask, config: TrainerConfig, n_classes: Callable[[
 
 def step_size(config: TrainerConfig, done: float) -> int:
     """Samples of a step that begins at this share of the horizon."""
-    return batch_size(done, config.batch.ramp, config.batch.size)
+    size, curriculum = batch_size(done, config.batch.ramp, config.batch.size), config.curriculum
+    if curriculum.batch == "same":
+        return size
+    images = size_at(done, curriculum.resolution, curriculum.until) ** 2
+    return round(size / (images * size_at(done, curriculum.sequence, curriculum.until)))
 
 
 def size_share(loaded: LoadedTask, config: TrainerConfig, done: float) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer.techniques.attention import attention_by
-from autoaccel.trainer.techniques.compilation import kept_code
+from autoaccel.trainer.techniques.compilation import keeping, kept_code
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ def process_settings(config: TrainerConfig) -> Iterator[None]:
             stack.enter_context(attention_by(system.attention))
         if config.compile.mode != "off":
             stack.enter_context(kept_code())
+        if config.memory.budget < 1:
+            stack.enter_context(keeping(config.memory.budget))
         yield
 
 

@@ -16,7 +16,7 @@ from autoaccel.errors import UsageError
 from autoaccel.trainer.build import build
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.process import process_settings
-from autoaccel.trainer.techniques.compilation import no_compiler
+from autoaccel.trainer.techniques.compilation import compile_model, no_compiler
 
 Load = Callable[..., LoadedTask]
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -166,3 +166,44 @@ def test_a_real_compiler_changes_nothing_but_the_code(run: Any, load: Load, cach
     assert all(torch.allclose(ours[key], theirs[key], atol=1e-4) for key in theirs)
     assert any((cache / "compiled").rglob("*.so"))
     loaded.task.model().load_state_dict(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(no_compiler(CPU) != "", reason="no C compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_a_memory_budget_keeps_fewer_activations_and_the_same_gradients(cache: Path) -> None:
+    """What a compiled net of eight layers saves for backward, with all and with a tenth of its activations."""
+
+    def saved(budget: float) -> tuple[int, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        net = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(32, 32), nn.GELU())))
+        config = with_params(ON, {"memory.budget": budget})
+        with process_settings(config):
+            end, found = compile_model(net, "default"), [0]
+
+            def note(tensor: torch.Tensor) -> torch.Tensor:
+                found[0] += tensor.numel()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                loss = net(torch.ones(512, 32)).square().sum()
+            loss.backward()
+            end()
+        return found[0], [p.grad for p in net.parameters() if p.grad is not None]
+
+    (all_of_it, theirs), (fewer, ours) = saved(1.0), saved(0.1)
+    assert fewer < 0.7 * all_of_it
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"memory.budget": 0.5}, "compile.mode is 'off'"),
+        ({"memory.budget": 0.5, "compile.mode": "default", "memory.checkpointing": "full"}, "both decide"),
+        ({"memory.budget": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_a_memory_budget_needs_a_compiler(params: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        with_params(TrainerConfig(), params)

@@ -82,6 +82,7 @@ OTHERWISE = {
     "memory.format": "test_memory.py",
     "memory.checkpointing": "test_memory.py",
     "memory.offload": "test_memory.py",
+    "memory.budget": "test_compile.py",
     "model.init": "test_model.py",
     "model.drop_path": "test_model.py",
     "model.drop_path_ramp": "test_model.py",
@@ -97,7 +98,7 @@ OTHERWISE = {
         (f"augment.{name}" for name in ("flip", "translate", "cutout", "policy", "level", "mixup", "cutmix")),
         "test_prepare.py",
     ),
-    **dict.fromkeys(("curriculum.resolution", "curriculum.sequence", "curriculum.until"), "test_prepare.py"),
+    **dict.fromkeys((f"curriculum.{name}" for name in ("resolution", "sequence", "until", "batch")), "test_prepare.py"),
 }
 """Fields with an effect of another kind, or on other models only, and where it is tested."""
 

@@ -41,6 +41,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"augment.cutmix": 1.0}, {"augment.mixup": 0.4}),
     ({"curriculum.resolution": 0.5}, {}),
     ({"curriculum.until": 0.3}, {"curriculum.resolution": 0.5}),
+    ({"curriculum.batch": "larger"}, {"curriculum.resolution": 0.5}),
 ]
 
 
@@ -113,6 +114,33 @@ def test_sequences_grow_to_their_full_length(run: Runner, load: Loader) -> None:
     short = run({"curriculum.sequence": 0.25, "curriculum.until": 0.5}, loaded)
     assert seen[0] == 8 and seen == sorted(seen) and set(seen[6:]) == {LENGTH}
     assert short.ended.flops < full.ended.flops and not torch.equal(short.weights, full.weights)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_smaller_images_come_in_larger_steps_and_no_more_pieces(run: Runner, load: Loader, accumulation: int) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Counting(Pixels):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                seen.append((len(x), x.shape[-1]))
+            return super().forward(x)
+
+    loaded = load(model=Counting, train=photos(N, 1), validation=photos(30, 2))
+    params = {"curriculum.resolution": 0.5, "curriculum.until": 1.0, "batch.accumulation": accumulation}
+    done = run({**params, "curriculum.batch": "larger", "horizon.samples": 960}, loaded)
+    assert done.ended.samples >= 960
+    size = 24 // accumulation
+    assert seen[:accumulation] == [(4 * size, 8)] * accumulation
+    pixels = [n * side**2 / (size * SIDE**2) for n, side in seen]
+    assert all(0.7 < share < 1.3 for share in pixels), "the sides are multiples of 4"
+
+
+def test_larger_steps_of_smaller_samples_need_smaller_samples(run: Runner, images: LoadedTask) -> None:
+    with pytest.raises(UsageError, match="nothing to follow"):
+        run({"curriculum.batch": "larger"}, images)
+    with pytest.raises(UsageError, match="different sizes"):
+        run({"curriculum.batch": "larger", "curriculum.resolution": 0.5, "data.echo": 2}, images)
 
 
 def test_flops_follow_pixels_and_batch(images: LoadedTask, config: Callable[..., Any]) -> None:

@@ -132,9 +132,13 @@ def test_kernels_agree_to_rounding(run: Any, load: Any) -> None:
         ({"system.attention": "efficient"}, "this cpu device has no such kernel"),
         ({"system.attention": "cudnn"}, "this cpu device has no such kernel"),
         ({"system.cudnn_benchmark": True}, "needs a CUDA device"),
+        ({"system.threads": 32}, "there are 3 cores for it"),
     ],
 )
-def test_what_this_device_does_not_have_is_refused(load: Any, config: Any, params: Any, reason: str) -> None:
+def test_what_this_device_does_not_have_is_refused(
+    load: Any, config: Any, monkeypatch: pytest.MonkeyPatch, params: Any, reason: str
+) -> None:
+    monkeypatch.setattr("autoaccel.trainer.applicability.usable_cores", lambda: 3)
     with pytest.raises(UsageError, match=reason):
         build(attending(load), config(params))
 

@@ -5,7 +5,9 @@ and *max-autotune* also replay CUDA graphs; *max-autotune* ones try many kernels
 When it pays: over many steps: 1.4x for training on an A100 (median 1.56x for inference), see `cost.break_even`.
 Nothing was gained for ViT-L on an A100 in open_clip#610; some models get slower.
 Cost: tens of seconds to minutes at the first steps, on the training's clock; each new shape again.
-Source: PyTorch 2, ASPLOS 2024.
+With a memory budget below 1 the compiler chooses which activations are computed again in backward (min-cut with a
+knapsack), the cheapest first: less memory, a little slower.
+Source: PyTorch 2, ASPLOS 2024; memory budget: torch's `activation_memory_budget`.
 Order: last of all: it compiles what the other techniques made. The names in the state stay as they are.
 Conflicts: settings of the model that change at every step (a stochastic-depth ramp) would compile it at every step.
 
@@ -55,6 +57,15 @@ def kept_code() -> Iterator[None]:
         os.environ.pop(_CACHE, None)
         if before is not None:
             os.environ[_CACHE] = before
+
+
+@contextmanager
+def keeping(share: float) -> Iterator[None]:
+    """Models that are compiled meanwhile keep this share of their activations for backward, 0 to 1."""
+    from torch._functorch import config
+
+    with config.patch(activation_memory_budget=share):  # type: ignore[attr-defined]
+        yield
 
 
 def _torchs_own() -> str:
