@@ -96,16 +96,15 @@ class Encoding:
 
     def anywhere(self, rng: np.random.Generator, n: int) -> Array:
         """Random places, shape (n, knobs)."""
-        places = rng.random((n, len(self.knobs)))
+        places: Array = rng.random((n, len(self.knobs)))
         for j, knob in enumerate(self.knobs):
-            if knob.choices:
-                places[:, j] = np.floor(places[:, j] * len(knob.choices))
+            places[:, j] = _by_prior(knob, places[:, j])
         return self._active(self._snapped(places))
 
     def near(self, centers: Array, rng: np.random.Generator, width: Array, moved: float) -> Array:
         """One place near each center: each knob moves with probability `moved` (at least one), by `width` of its scale.
 
-        A knob that did not exist at the center starts anywhere on its scale.
+        A knob that did not exist at the center starts anywhere on its scale, by its prior.
         """
         n, k = centers.shape
         if not k:
@@ -116,9 +115,10 @@ class Encoding:
         shift = rng.normal(size=(n, k)) * width[:, None]
         for j, knob in enumerate(self.knobs):
             if knob.is_numeric:
-                places[:, j] = np.clip(places[:, j] + np.where(move[:, j], shift[:, j], 0.0), 0.0, 1.0)
+                start = np.where(np.isnan(centers[:, j]), _by_prior(knob, places[:, j]), places[:, j])
+                places[:, j] = np.clip(start + np.where(move[:, j], shift[:, j], 0.0), 0.0, 1.0)
                 continue
-            other = rng.integers(len(knob.choices), size=n)
+            other = _by_prior(knob, rng.random((n,))) if knob.prior else rng.integers(len(knob.choices), size=n)
             flip = (move[:, j] & (rng.random(n) < 0.5)) | np.isnan(centers[:, j])
             places[:, j] = np.where(flip, other, places[:, j])
         return self._active(self._snapped(places))
@@ -150,3 +150,10 @@ class Encoding:
                         holds |= np.isin(places[:, i], wanted)
                 places[~holds, j] = np.nan
         return places
+
+
+def _by_prior(knob: Knob, even: Array) -> Array:
+    """Even draws as places by the knob's prior; see `Knob.drawn`."""
+    if not knob.prior:
+        return np.floor(even * len(knob.choices)) if knob.choices else even
+    return np.array([knob.drawn(u) for u in even.tolist()])

@@ -27,6 +27,7 @@ _KNOB_KEYS: dict[str, Any] = {
     "log": bool,
     "unit": str,
     "when": dict,
+    "prior": list,
 }
 _RECIPE_KEYS: dict[str, Any] = {"name": str, "source": str, "params": dict}
 _TYPE_NAMES = {list: "a list", str: "text", _NUMBER: "a number", bool: "true or false", dict: "a table"}
@@ -96,7 +97,14 @@ def _checked_knob(entry: dict[str, Any], default: Any) -> Knob:
         integer=isinstance(default, int),
         unit=unit,
         when=when,
+        prior=tuple(_number("prior", value) for value in entry.get("prior", ())),
     )
+
+
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, _NUMBER) or isinstance(value, bool):
+        raise UsageError(f"{key} {value!r} is not a number", "Change the value's type.")
+    return value
 
 
 def _check_condition(knob: Knob, before: tuple[Knob, ...]) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 from autoaccel.errors import UsageError
 
+LIKELY = 0.75
+"""Share of the draws that come from the likely part of a range."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
@@ -31,14 +34,29 @@ class Knob:
     unit: str = ""
     """'epochs': the range is in passes over the training set until `Space.restrict` turns it into samples."""
     when: dict[str, Any] = field(default_factory=dict)
+    prior: tuple[float, ...] = ()
+    """What is likely before anything is known: a weight for each choice, or (low, high) of the part of a range from
+    which three of four draws come. Empty: all values alike."""
 
     def __post_init__(self) -> None:
+        if self.prior:
+            self._check_prior()
         if self.choices:
             return
         if not self.low <= self.high or not math.isfinite(self.high):
             raise UsageError(f"low {self.low:g} is above high {self.high:g}", "Swap them or widen the range.")
         if self.log and self.low <= 0:
             raise UsageError(f"a log range cannot start at {self.low:g}", "Start above zero.")
+
+    def _check_prior(self) -> None:
+        if self.choices and (len(self.prior) != len(self.choices) or min(self.prior) <= 0):
+            n = len(self.choices)
+            raise UsageError(f"prior {list(self.prior)}: not {n} weights above zero", "Give one for each choice.")
+        if not self.choices and (len(self.prior) != 2 or not self.low <= self.prior[0] < self.prior[1] <= self.high):
+            raise UsageError(
+                f"prior {list(self.prior)}: no part of the range {self.low:g} to {self.high:g}",
+                "Give its low and high.",
+            )
 
     @property
     def name(self) -> str:
@@ -63,6 +81,21 @@ class Knob:
         """The nearest value in the range; whole if the knob is."""
         value = min(max(value, self.low), self.high)
         return round(value) if self.integer else value
+
+    def drawn(self, u: float) -> float:
+        """From an even draw 0..1 to a place by the prior: 0..1 on the knob's scale, or the index of a choice."""
+        if self.choices:
+            weights = self.prior or (1.0,) * len(self.choices)
+            below = 0.0
+            for index, weight in enumerate(weights):
+                below += weight / sum(weights)
+                if u < below:
+                    return float(index)
+            return float(len(weights) - 1)
+        if not self.prior:
+            return u
+        low, high = map(self.to_unit, self.prior)
+        return low + (high - low) * u / LIKELY if u < LIKELY else (u - LIKELY) / (1 - LIKELY)
 
     def to_unit(self, value: float) -> float:
         """Position of a value of the range, 0..1, on the knob's scale."""

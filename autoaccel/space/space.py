@@ -77,7 +77,9 @@ class Space:
         knobs = []
         for knob in self.knobs:
             if knob.path == path and choice in knob.choices and len(knob.choices) > 1:
-                knob = replace(knob, choices=tuple(c for c in knob.choices if c != choice))
+                kept = [i for i, c in enumerate(knob.choices) if c != choice]
+                prior = tuple(knob.prior[i] for i in kept) if knob.prior else ()
+                knob = replace(knob, choices=tuple(knob.choices[i] for i in kept), prior=prior)
             knobs.append(knob)
         if tuple(knobs) == self.knobs:
             return self
@@ -94,14 +96,23 @@ class Space:
         for knob in self.knobs:
             if knob.path == path:
                 new_low = min(max(knob.low, low), high)
-                knob = replace(knob, low=new_low, high=max(new_low, min(knob.high, high)))
+                new_high = max(new_low, min(knob.high, high))
+                prior = tuple(min(max(value, new_low), new_high) for value in knob.prior)
+                fits = len(prior) == 2 and prior[0] < prior[1]
+                knob = replace(knob, low=new_low, high=new_high, prior=prior if fits else ())
             knobs.append(knob)
         return replace(self, knobs=tuple(knobs))
 
     def in_samples(self, n_train: int) -> Space:
         """Epoch ranges turned into samples."""
         knobs = tuple(
-            replace(k, low=max(1, round(k.low * n_train)), high=round(k.high * n_train), unit="samples")
+            replace(
+                k,
+                low=max(1, round(k.low * n_train)),
+                high=round(k.high * n_train),
+                unit="samples",
+                prior=tuple(max(1, round(value * n_train)) for value in k.prior),
+            )
             if k.unit == "epochs"
             else k
             for k in self.knobs

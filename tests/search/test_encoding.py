@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,23 @@ def test_a_neighbour_differs_and_stays_near(encoding: Encoding) -> None:
     assert np.nanmax(np.abs(near[same_optimizer][:, numeric] - center[0, numeric])) < 0.3
     unchanged = (np.abs(near - centers)[same_optimizer][:, [0, 1, *numeric]] < 1e-12).all(axis=1)
     assert unchanged.mean() < 0.2  # only a categorical that was drawn to move and drew itself again
+
+
+def test_draws_follow_the_priors_and_knobs_without_one_are_drawn_as_ever() -> None:
+    prior = {"schedule": (0.8, 0.1, 0.1), "momentum": (0.5, 0.6)}
+    knobs = tuple(replace(knob, prior=prior.get(knob.path, ())) for knob in SPACE.knobs)
+    plain, ours = Encoding(SPACE, "horizon"), Encoding(replace(SPACE, knobs=knobs), "horizon")
+    before, places = (e.anywhere(np.random.default_rng(0), 4000) for e in (plain, ours))
+    points = ours.params(places)
+    assert np.mean([p["schedule"] == "constant" for p in points]) == pytest.approx(0.8, abs=0.03)
+    momenta = [p["momentum"] for p in points if "momentum" in p]
+    assert np.mean([0.5 <= m <= 0.6 for m in momenta]) == pytest.approx(0.75 + 0.25 * 0.1, abs=0.03)
+    same = [0, 2, 3, 5]
+    assert np.array_equal(before[:, same], places[:, same], equal_nan=True)
+    adamw = ours.places([{"optim": "adamw", "schedule": "linear", "lr": 1e-3, "batch": 64}])
+    near = ours.near(np.repeat(adamw, 4000, axis=0), np.random.default_rng(1), np.full(4000, 0.02), 0.3)
+    begun = [p["momentum"] for p in ours.params(near) if "momentum" in p]
+    assert np.mean([0.4 <= m <= 0.7 for m in begun]) > 0.7
 
 
 def test_knobs_that_do_not_exist_say_nothing(encoding: Encoding) -> None:

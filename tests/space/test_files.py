@@ -26,6 +26,17 @@ def test_the_shipped_spaces_name_fields_and_make_valid_configs(name: str) -> Non
         assert {p: point[p] for p in recipe.params} == recipe.params, "a recipe lies outside its own space"
 
 
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "minimal"])
+def test_techniques_are_unlikely_until_something_is_known(name: str) -> None:
+    """A random point has a few of them, not half of all."""
+    default = to_params(TrainerConfig())
+    weighted = [knob for knob in load_space(name).knobs if knob.choices and knob.prior]
+    assert len(weighted) >= 4
+    for knob in weighted:
+        assert knob.choices[0] == default[knob.path] and knob.prior[0] >= 0.7
+        assert sum(knob.prior) == pytest.approx(1.0, abs=0.01)
+
+
 def test_minimal_searches_what_the_first_issue_names() -> None:
     assert set(load_space("minimal").paths) >= {
         "batch.size",
@@ -59,6 +70,13 @@ RECIPE = '[[recipe]]\nname = "r"\nsource = "s"\nparams = {}\n'
         ('[[knob]]\npath = "optim.lr"\nlo = 1\n', "knob 'optim.lr': ", "unknown key 'lo'", "Did you mean 'low'?"),
         ('[[knob]]\npath = "optim.lr"\n', "knob 'optim.lr': ", "either choices, or low and high", "one of the two"),
         ('[[knob]]\npath = "optim.lr"\nlow = 1\n', "knob 'optim.lr': ", "either choices, or low and high", "two"),
+        (
+            '[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nprior = ["a"]\n',
+            "knob 'optim.lr': ",
+            "'a' is not a number",
+            "",
+        ),
+        ('[[knob]]\npath = "optim.lr"\nlow = 1\nhigh = 2\nprior = [3, 4]\n', "knob 'optim.lr': ", "no part of", "Give"),
         ('[[knob]]\npath = "optim.lr"\nchoices = []\n', "knob 'optim.lr': ", "either choices, or low and high", "two"),
         ('[[knob]]\npath = "optim.lr"\nchoices = [1.0]\nlow = 1\n', "knob 'optim.lr': ", "either choices", "two"),
         ('[[knob]]\npath = "optim.lr"\nlow = "a"\nhigh = 1\n', "knob 'optim.lr': ", "low 'a' is not a number", "type"),

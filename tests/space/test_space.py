@@ -91,6 +91,11 @@ def test_a_knob_of_one_value_is_in_the_middle_of_its_scale() -> None:
         ({"low": 0, "high": math.inf}, "above high inf"),
         ({"low": math.nan, "high": 1}, "low nan is above"),
         ({"low": 0, "high": 1, "log": True}, "a log range cannot start at 0"),
+        ({"low": 1, "high": 9, "prior": (0.5, 4)}, "no part of the range 1 to 9"),
+        ({"low": 1, "high": 9, "prior": (4, 4)}, "no part of the range"),
+        ({"low": 1, "high": 9, "prior": (4,)}, "no part of the range"),
+        ({"choices": ("a", "b"), "prior": (1.0,)}, "not 2 weights above zero"),
+        ({"choices": ("a", "b"), "prior": (1.0, 0.0)}, "not 2 weights above zero"),
     ],
 )
 def test_an_impossible_range_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -180,3 +185,32 @@ def test_every_reason_for_leaving_out_a_choice_is_kept() -> None:
     )
     assert left.fixed == {"precision.dtype": "fp32"}
     assert left.reasons == {"precision.dtype": "bf16 is slower; fp16 is slower"}
+
+
+# --------------------------------------------------------------------------------------------------------------- priors
+
+
+def test_without_a_prior_all_values_are_alike() -> None:
+    assert [Knob(path="x", choices=("a", "b", "c")).drawn(u) for u in (0.0, 0.33, 0.34, 0.67, 0.999)] == [0, 0, 1, 2, 2]
+    assert Knob(path="x", low=1, high=9).drawn(0.3) == 0.3
+
+
+def test_three_of_four_draws_come_from_the_likely_part_of_a_range() -> None:
+    knob = Knob(path="x", low=1e-4, high=1.0, log=True, prior=(1e-3, 1e-2))
+    values = [knob.from_unit(knob.drawn((i + 0.5) / 1000)) for i in range(1000)]
+    likely = sum(1e-3 <= value <= 1e-2 for value in values)
+    assert likely == pytest.approx(750 + 250 / 4, abs=3)
+    assert min(values) < 2e-4 and max(values) > 0.8
+
+
+def test_what_is_cut_off_takes_its_prior_along() -> None:
+    space = Space(
+        "priors",
+        (Knob(path="a", choices=(1, 2, 3), prior=(0.7, 0.2, 0.1)), Knob(path="b", low=1, high=9, prior=(2, 4))),
+    )
+    left = space.without_choice("a", 1, "why")
+    assert left.knobs[0].prior == (0.2, 0.1) and [left.knobs[0].drawn(u) for u in (0.6, 0.7)] == [0, 1]
+    assert space.narrow("b", 3, 9).knobs[1].prior == (3, 4)
+    assert space.narrow("b", 5, 9).knobs[1].prior == (), "nothing of the likely part is left"
+    epochs = Space("e", (Knob(path="horizon.samples", low=0.5, high=10, unit="epochs", prior=(1, 5)),)).in_samples(100)
+    assert epochs.knobs[0].prior == (100, 500)

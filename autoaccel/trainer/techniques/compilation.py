@@ -64,7 +64,7 @@ def keeping(share: float) -> Iterator[None]:
     """Models that are compiled meanwhile keep this share of their activations for backward, 0 to 1."""
     from torch._functorch import config
 
-    with config.patch(activation_memory_budget=share):  # type: ignore[attr-defined]
+    with config.patch(activation_memory_budget=share):
         yield
 
 
