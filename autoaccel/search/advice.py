@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ _LADDER = np.array([0.93, 0.82, 0.7, 0.55, 0.4, 0.25, 0.125])
 it is to beat."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
+_N_TRIES = 20
+"""Draws among which one is looked for that is a config."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
 _ROOM = 2.0
 """While nothing hits, a training may at least be so many times as long as the shortest one that there is."""
@@ -158,7 +161,13 @@ def _best_bet(
     """The candidate and horizon of most expected gain per cost."""
     variant, points = setting.variant, models.encoding.params(places)
     ladder = _LADDER if variant.horizon else _LADDER[:1]
-    fixed_s, slope_s = np.array([setting.line(p) for p in points]).T[:, :, None]
+    lines = np.array([setting.line(p) for p in points])
+    possible = np.isfinite(lines).all(axis=1)
+    if not possible.all():
+        places, points, lines = places[possible], [points[i] for i in np.flatnonzero(possible)], lines[possible]
+    if not points:
+        return None
+    fixed_s, slope_s = lines.T[:, :, None]
     low, high = setting.horizon.low, setting.horizon.high
     shortest_s = float((fixed_s + low * slope_s).min())
     longest_s = max(stakes.longest_s, min(_ROOM * shortest_s, stakes.most_s))
@@ -178,7 +187,9 @@ def _best_bet(
     if not (gain[fits] > 1e-12).any():  # hopeless everywhere: the least hopeless
         score = hit_probability(surrogate, mean, sd)
     candidates = [(p, float(h)) for p, h in zip((p for p in points for _ in ladder), horizons, strict=True)]
-    top = _first_new(np.where(fits, score, -np.inf), candidates, stakes.tried)
+    top = _first_new(setting, np.where(fits, score, -np.inf), candidates, stakes.tried)
+    if top is None:
+        return None
     params, horizon = candidates[top]
     return Proposal(
         params=params,
@@ -193,11 +204,17 @@ def _best_bet(
     )
 
 
-def _first_new(score: Array, candidates: Sequence[tuple[Params, float]], tried: frozenset[tuple[Any, ...]]) -> int:
-    """The best score that is no configuration which was trained already, among the best few."""
-    order = np.argsort(-score, kind="stable")[:_FEW]
-    new = (i for i in order if np.isfinite(score[i]) and key(*candidates[i]) not in tried)
-    return int(next(new, order[0]))
+def _first_new(
+    setting: Setting, score: Array, candidates: Sequence[tuple[Params, float]], tried: frozenset[tuple[Any, ...]]
+) -> int | None:
+    """The best score that is no configuration which was trained already, among the best few; else the best."""
+    order = (int(i) for i in np.argsort(-score, kind="stable") if np.isfinite(score[i]))
+    best = None
+    for i in islice((i for i in order if setting.possible(candidates[i][0])), _FEW):
+        if key(*candidates[i]) not in tried:
+            return i
+        best = i if best is None else best
+    return best
 
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
@@ -211,8 +228,13 @@ def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: fl
         params, why = known[n], "rule of thumb" if setting.recipes else "default recipe, annealed early"
     else:
         rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
-        near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
-        params = encoding.params(near if variant.recipes else encoding.anywhere(rng, 1))[0]
+        params = setting.default
+        for _ in range(_N_TRIES):
+            near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
+            drawn = encoding.params(near if variant.recipes else encoding.anywhere(rng, 1))[0]
+            if setting.possible(drawn):
+                params = drawn
+                break
     # What a training starts with is paid in any case, so it comes on top of the look itself.
     fixed_s, _ = setting.line(params)
     horizon = setting.horizon_for(params, min(fixed_s + share * setting.full_s, left_s))

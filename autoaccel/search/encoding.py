@@ -118,9 +118,10 @@ class Encoding:
                 start = np.where(np.isnan(centers[:, j]), _by_prior(knob, places[:, j]), places[:, j])
                 places[:, j] = np.clip(start + np.where(move[:, j], shift[:, j], 0.0), 0.0, 1.0)
                 continue
-            other = _by_prior(knob, rng.random((n,))) if knob.prior else rng.integers(len(knob.choices), size=n)
-            flip = (move[:, j] & (rng.random(n) < 0.5)) | np.isnan(centers[:, j])
-            places[:, j] = np.where(flip, other, places[:, j])
+            absent, other = np.isnan(centers[:, j]), rng.integers(len(knob.choices), size=n)
+            places[:, j] = np.where(move[:, j] & (rng.random(n) < 0.5) | absent, other, places[:, j])
+            if knob.prior:
+                places[:, j] = np.where(absent, _by_prior(knob, rng.random((n,))), places[:, j])
         return self._active(self._snapped(places))
 
     def _snapped(self, places: Array) -> Array:

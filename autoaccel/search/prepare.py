@@ -11,6 +11,7 @@ from typing import Any
 
 from autoaccel.budget import Spent, format_duration
 from autoaccel.config import TrainerConfig, from_dict, to_dict, to_params
+from autoaccel.cost.break_even import break_even_steps
 from autoaccel.cost.step_cost import StepCost
 from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
 from autoaccel.fingerprint import software
@@ -28,6 +29,9 @@ HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
 """Shares of the budget that measuring may take."""
 UNLIMITED_S = 100.0
 """What a budget without a time limit counts as there."""
+COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
+"""What compiling takes (a small ResNet on one core of an EPYC, 2026-11-21: 30 s, 1 s from kept code), and the mean gain
+of a training step on an A100 (PyTorch 2, ASPLOS 2024)."""
 PROBE_LIMIT_S = 600.0
 """A probe that takes longer hangs: loading a task's data is the longest thing one does."""
 _MICRO_SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -70,7 +74,7 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     question = Question(
         target=target,
         budget=job.budget,
-        space=_restrict(space, task, cost, baseline),
+        space=without_hopeless_compiling(_restrict(space, task, cost, baseline), cost, baseline, limit_s),
         baseline=baseline,
         cost=cost,
         floor=0.5 / task["n_validation"] if task["metric"] in BOUNDED_METRICS else 1e-6,
@@ -226,6 +230,23 @@ def _restrict(space: Space, task: dict[str, Any], cost: StepCost, baseline: Trai
     for row in task["unavailable"]:
         space = _without(space, row)
     return space
+
+
+def without_hopeless_compiling(space: Space, cost: StepCost, baseline: TrainerConfig, limit_s: float) -> Space:
+    """The space without compiling where the whole budget is too short to earn back what it takes.
+
+    Generated code is kept, so that it is paid once for all trainings of a study; whether it makes a step faster here
+    the trials find out.
+    """
+    step_s = cost.predict(baseline).step_s
+    n_steps = break_even_steps(step_s, step_s / COMPILED_SPEED_UP, COMPILING_S)
+    if "compile.mode" not in space.paths or n_steps * step_s <= limit_s:
+        return space
+    reason = (
+        f"compiling takes about {COMPILING_S:.0f}s; steps {COMPILED_SPEED_UP:g} times as fast would earn that back in "
+        f"{format_duration(math.ceil(n_steps * step_s))}, more than the budget"
+    )
+    return space.fix({"compile.mode": "off"}, reason)
 
 
 def _without(space: Space, row: dict[str, Any]) -> Space:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from autoaccel.budget import Budget, Spent
-from autoaccel.config import TrainerConfig
+from autoaccel.config import TrainerConfig, to_params
 from autoaccel.cost.step_cost import Prediction, StepCost
 from autoaccel.space.space import Space
 from autoaccel.store.library import Past
@@ -49,6 +50,12 @@ class Question:
     """Search on even when next to nothing is to be gained."""
     past: Past = field(default_factory=Past)
     """What earlier studies of the task found; frozen when the study begins."""
+
+    @cached_property
+    def conditional(self) -> dict[str, Any]:
+        """Settings that the baseline has under conditions of the space, and what they are where those do not hold."""
+        have, default = to_params(self.baseline), to_params(TrainerConfig())
+        return {k.path: default[k.path] for k in self.space.knobs if k.when and k.exists({**have, **self.space.fixed})}
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,15 @@ def longest_horizon(question: Question, config: TrainerConfig, seconds: float, f
 
 
 def config_at(question: Question, point: Mapping[str, Any]) -> TrainerConfig:
-    """The config at a point of the space; what the space does not search stays as in the baseline. Seed 0.
+    """The config at a point of the space; what the space does not search stays as in the baseline, unless it belongs to
+    what the point does not have. Seed 0.
 
     Values of the space are of the right type, so that nothing is checked here but what a config checks itself: the
     search asks for the cost of hundreds of points before every trial.
     """
     mine = {*question.space.paths, *question.space.fixed}
     sections: dict[str, dict[str, Any]] = {}
-    for path, value in point.items():
+    for path, value in {**question.conditional, **point}.items():
         section, _, name = path.partition(".")
         if path in mine and name:
             sections.setdefault(section, {})[name] = value

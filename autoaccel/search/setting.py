@@ -83,6 +83,8 @@ class Setting:
     """Predicted duration of a training of these knobs to this horizon (step cost); linear in the horizon."""
     seed: int = 0
     variant: Variant = field(default_factory=Variant)
+    possible: Callable[[Params], bool] = lambda _: True
+    """Whether a training can have these knobs: a space knows of its own conditions, not of what is pinned beside it."""
     pinned: bool = False
     """Every training has the same horizon: what is chosen is the time by which it should have hit, and a race is cut at
     the incumbent's ERT whatever the variant."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from autoaccel.config import Params, TrainerConfig, to_params
 from autoaccel.cost.step_cost import READS
+from autoaccel.errors import UsageError
 from autoaccel.search.attempts import shortfall
 from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.question import HORIZON, Question, config_at, predict, with_horizon
@@ -36,14 +38,16 @@ def setting_of(question: Question) -> Setting:
     if not knobs:  # the model needs one: any setting, with a choice of one
         knobs = (Knob(path="optim.name", choices=(space.fixed.get("optim.name", baseline.optim.name),)),)
     inner = replace(space, knobs=knobs, fixed={p: v for p, v in space.fixed.items() if p != HORIZON})
+    possible = partial(_is_config, question)
     recipes = [point_of(inner, {**to_params(baseline), **r.params}) for r in space.recipes]
     return Setting(
         space=inner,
         horizon=knob,
         unit=float(baseline.horizon.samples),
         default=point_of(inner, to_params(baseline)),
-        recipes=distinct(recipes),
+        recipes=distinct([recipe for recipe in recipes if possible(recipe)]),
         seconds=_pricing(question),
+        possible=possible,
         pinned=pinned,
         seed=question.seed,
     )
@@ -56,20 +60,32 @@ def _pricing(question: Question) -> Callable[[Mapping[str, Any], float], float]:
     search would expect, for ever, to gain what the price leaves out.
 
     A decision prices hundreds of points, and building a config for each took most of its time: the line is remembered
-    for the few settings that the cost depends on.
+    for the few settings that the cost depends on. What is no config costs more than there is.
     """
     long, lines = question.baseline.horizon.samples, dict[tuple[Any, ...], tuple[float, float]]()
 
     def seconds(params: Mapping[str, Any], samples: float) -> float:
         identity = tuple(params.get(path) for path in READS)
         if identity not in lines:
-            short_s, long_s = (predict(question, _config(question, params, n)).seconds for n in (1, long))
+            try:
+                short_s, long_s = (predict(question, _config(question, params, n)).seconds for n in (1, long))
+            except UsageError:  # see `_is_config`
+                return math.inf
             slope_s = max(1e-12, (long_s - short_s) / max(1, long - 1))
             lines[identity] = max(0.0, short_s - slope_s), slope_s
         fixed_s, slope_s = lines[identity]
         return fixed_s + slope_s * samples
 
     return seconds
+
+
+def _is_config(question: Question, params: Mapping[str, Any]) -> bool:
+    """Whether there is a config of these settings, beside what is pinned and what stays as in the baseline."""
+    try:
+        _config(question, params, question.baseline.horizon.samples)
+    except UsageError:
+        return False
+    return True
 
 
 def point_of(space: Space, params: Params) -> Params:

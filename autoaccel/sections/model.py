@@ -33,7 +33,7 @@ class Memory:
     """Blocks whose activations are computed again in backward (arXiv 1604.06174): every one, or every second."""
     budget: float = 1.0
     """Share of the activations that a compiled model may keep for backward; the compiler chooses what it computes
-    again."""
+    again. Counted as one more forward pass, which it is at most."""
     offload: Literal["none", "host", "disk"] = "none"
     """Where activations wait for backward: host is for accelerators; disk is the temporary folder."""
 

@@ -5,7 +5,7 @@ Points are flat dicts by dotted path (see `config.to_params`). Must not know sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,9 +97,8 @@ class Space:
             if knob.path == path:
                 new_low = min(max(knob.low, low), high)
                 new_high = max(new_low, min(knob.high, high))
-                prior = tuple(min(max(value, new_low), new_high) for value in knob.prior)
-                fits = len(prior) == 2 and prior[0] < prior[1]
-                knob = replace(knob, low=new_low, high=new_high, prior=prior if fits else ())
+                prior = _apart(min(max(value, new_low), new_high) for value in knob.prior)
+                knob = replace(knob, low=new_low, high=new_high, prior=prior)
             knobs.append(knob)
         return replace(self, knobs=tuple(knobs))
 
@@ -111,10 +110,16 @@ class Space:
                 low=max(1, round(k.low * n_train)),
                 high=round(k.high * n_train),
                 unit="samples",
-                prior=tuple(max(1, round(value * n_train)) for value in k.prior),
+                prior=_apart(max(1, round(value * n_train)) for value in k.prior),
             )
             if k.unit == "epochs"
             else k
             for k in self.knobs
         )
         return replace(self, knobs=knobs)
+
+
+def _apart(prior: Iterable[float]) -> tuple[float, ...]:
+    """The likely part of a range, if something of it is left."""
+    found = tuple(prior)
+    return found if len(found) == 2 and found[0] < found[1] else ()

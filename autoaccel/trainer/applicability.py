@@ -160,9 +160,12 @@ NEEDS: tuple[Need, ...] = (
     Need("system.cudnn_benchmark", False, _no_cuda),
     Need("model.init", "default", _has_weights),
     Need("model.lora_rank", 0, lambda _: adapters.no_peft()),
-    *(Need("system.threads", 0, partial(_too_few_cores, n), (n,)) for n in THREADS),
     *(_kernel(name) for name in attention.KERNELS),
 )
+
+
+SEARCHED: tuple[Need, ...] = tuple(Need("system.threads", 0, partial(_too_few_cores, n), (n,)) for n in THREADS)
+"""What a search should not try; a config that asks for it is trained all the same."""
 
 
 def model_needs(model: nn.Module) -> tuple[Need, ...]:
@@ -195,7 +198,7 @@ def _config_needs(config: TrainerConfig) -> tuple[Need, ...]:
 
 def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:
     """Plain rows {path, off, values or None, reason} of everything this task cannot use. `model`: see `model_needs`."""
-    rows = [(need, need.why_not(loaded)) for need in (*NEEDS, *model_needs(model))]
+    rows = [(need, need.why_not(loaded)) for need in (*NEEDS, *SEARCHED, *model_needs(model))]
     return [
         {"path": need.path, "off": need.off, "values": list(need.values) if need.values else None, "reason": reason}
         for need, reason in rows

@@ -146,7 +146,7 @@ def _reading_ahead(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
 
     def wanted_from(position: int) -> Iterator[Wanted]:
         while True:
-            size = step_size(config, share_done(config, steps=0, samples=position, elapsed_s=0.0, flops=0.0))
+            size = step_size(loaded, config, share_done(config, steps=0, samples=position, elapsed_s=0.0, flops=0.0))
             drawn = order.draw(position // times, size, 0.0)
             yield from in_pieces(drawn.indices, position, config.batch.n_pieces(size))
             position += times * size

@@ -55,6 +55,9 @@ def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
     """
     own = config.model
     changes = config.memory.checkpointing != "none" or own.lora_rank or own.freeze or own.init == "whitening"
+    if config.memory.budget < 1:  # what the compiler computes again is at most the forward pass
+        again = loaded.evaluation_flops / loaded.validation.n
+        loaded = replace(loaded, flops_per_sample=loaded.flops_per_sample + again * (loaded.flops_per_sample > 0))
     if not (loaded.flops_per_sample and changes):
         return loaded
     dtype = "bf16" if config.precision.dtype == "float8" else config.precision.dtype

@@ -74,7 +74,7 @@ def train(
     losses, n_losses, every = torch.zeros((), device=loaded.device), 0, config.evaluate.every_samples
     parts.model.train()
     while (done := _done(parts, at)) < _OVER:
-        step = Step(at.steps, at.samples, done, step_size(config, done))
+        step = Step(at.steps, at.samples, done, step_size(loaded, config, done))
         flops = at.flops + step_flops(loaded, config, step)
         if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
             return "capped", replace(at, elapsed_s=watch.elapsed_s())

@@ -6,6 +6,7 @@ position in the order of samples, so that a training can be resumed anywhere. Mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ from autoaccel.trainer.techniques.curriculum import (
     resize,
     resolution,
     sequence_length,
-    size_at,
+    stage_end,
     truncate,
 )
 from autoaccel.trainer.techniques.mixing import cutmix, mixup, mixup_or_cutmix
@@ -61,13 +62,19 @@ def preparation(loaded: LoadedTask, config: TrainerConfig, n_classes: Callable[[
     return prepare
 
 
-def step_size(config: TrainerConfig, done: float) -> int:
-    """Samples of a step that begins at this share of the horizon."""
+def step_size(loaded: LoadedTask, config: TrainerConfig, done: float) -> int:
+    """Samples of a step that begins at this share of the horizon.
+
+    Larger steps on smaller samples end where the samples grow: a short training would be over after a few of them.
+    """
     size, curriculum = batch_size(done, config.batch.ramp, config.batch.size), config.curriculum
-    if curriculum.batch == "same":
+    share = size_share(loaded, config, done)
+    if curriculum.batch == "same" or share == 1:
         return size
-    images = size_at(done, curriculum.resolution, curriculum.until) ** 2
-    return round(size / (images * size_at(done, curriculum.sequence, curriculum.until)))
+    left = math.inf
+    if config.horizon.unit == "samples":
+        left = (stage_end(done, curriculum.until) - done) * config.n_steps * config.batch.size
+    return max(size, round(min(size / share, left)))
 
 
 def size_share(loaded: LoadedTask, config: TrainerConfig, done: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,9 +41,8 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(torch.is_tensor(t) for t in found.values()):
         raise UsageError(f"weights {file}: no state dict", _HINT)
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in found):
-            found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
+    while wrapper := next((word for word in _WRAPPERS if all(name.startswith(word) for name in found)), ""):
+        found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
     return dict(found)
 
 
@@ -51,18 +51,21 @@ def _read(file: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(file)
-    return torch.load(file, weights_only=True, map_location="cpu")
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training keeps its options beside the weights
+        return torch.load(file, weights_only=True, map_location="cpu")
 
 
 def start_from(model: nn.Module, weights: Weights) -> None:
     """Put weights into a model, all but those of one layer at most, which begins anew: a head for other classes.
 
-    The model may be a wrapper around the one that the weights are of. What the file has beyond the model is left out.
+    The model may be a wrapper around the one that the weights are of. What the file has beyond the model is left out,
+    and so are buffers of modules without parameters: they say something of the data (its scale, its categories).
 
     Raises:
         UsageError: they are of another model.
     """
-    own = model.state_dict()
+    learned = _learned(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name in learned}
     given = _named_as(model, own, weights)
     fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     # Tied weights are in the file under one of their names; batch normalization's count of steps is not in every file.
@@ -85,6 +88,16 @@ def digest_of(weights: Weights) -> str:
         sha.update(name.encode())
         sha.update(weights[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def _learned(model: nn.Module) -> set[str]:
+    """Names of parameters, and of the statistics beside them."""
+    found = set()
+    for prefix, module in model.named_modules():
+        own = [name for name, _ in module.named_parameters(prefix, recurse=False, remove_duplicate=False)]
+        if own or isinstance(module, nn.modules.batchnorm._NormBase):
+            found |= {*own, *(name for name, _ in module.named_buffers(prefix, recurse=False))}
+    return found
 
 
 def _named_as(model: nn.Module, own: Weights, weights: Weights) -> Weights:

@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, reason in absent.items():
         print(f"left out: {name}, {reason}", file=sys.stderr)
     if not options.summary_only:
-        measure(folder, plan, absent)
         if torch.cuda.is_available():
-            cifar10_94.measure(folder)
+            cifar10_94.measure(folder, conditions())
+            absent |= unable(plan, absent)
+        measure(folder, plan, absent)
     document = write_document(HERE, "trainer", seeds=[0], quick=options.quick, body=body_of(folder, plan, absent))
     if not options.quick:
         render_block(HERE / "README.md", "ratios", table_of(document["rows"]))
@@ -81,6 +82,23 @@ def measure(folder: Path, plan: Plan, absent: Mapping[str, str]) -> None:
                     keep(file_of(folder, workload, index), key, pairs)
                     ratios = ", ".join(f"{p['contestant']} {p['other_s'] / p['ours_s']:.3f}" for p in pairs)
                     print(f"{workload.name} round {index + 1}/{plan.rounds}: {ratios}", file=sys.stderr)
+
+
+def unable(plan: Plan, absent: Mapping[str, str]) -> dict[str, str]:
+    """Settings of ours that some workload cannot be trained with here, and why: the rest is measured without them."""
+    found: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for workload in plan.workloads:
+            for name in contestants_of(PROTOCOL, workload.name, {**absent, **found}):
+                if not CONTESTANTS[name].gpu_only:
+                    continue
+                try:
+                    with children([name]) as started, trainings(Path(folder), plan, workload, started):
+                        pass
+                except FailedError as error:
+                    found[name] = str(error)
+                    print(f"left out: {name}, {error}", file=sys.stderr)
+    return found
 
 
 def conditions() -> dict[str, str]:
@@ -130,7 +148,7 @@ def body_of(folder: Path, plan: Plan, absent: Mapping[str, str]) -> Document:
         key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), conditions())
         for index in range(plan.rounds):
             pairs += kept(file_of(folder, workload, index), key) or []
-    rows, hits = rows_of(pairs), cifar10_94.kept(folder)
+    rows, hits = rows_of(pairs), cifar10_94.kept(folder, conditions())
     names = [workload.name for workload in plan.workloads]
     peers = {name: not c.whole_batches for name, c in CONTESTANTS.items() if c.is_peer}
     variants = [name for name, c in CONTESTANTS.items() if c.gpu_only]

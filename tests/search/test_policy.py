@@ -9,14 +9,16 @@ from dataclasses import replace
 import pytest
 
 from autoaccel.budget import Spent, parse_budget
-from autoaccel.config import TrainerConfig, to_params
+from autoaccel.config import TrainerConfig, to_params, with_params
+from autoaccel.errors import UsageError
 from autoaccel.search.attempts import standings
 from autoaccel.search.knowledge import Knowledge
 from autoaccel.search.lessons import lessons
 from autoaccel.search.policy import RESERVE_MOST, RESERVE_SHARE, WORTH, Decision, is_idle, next_trial, reserve_share
-from autoaccel.search.question import HORIZON, Left, Question, left_of, longest_horizon, predict
+from autoaccel.search.question import HORIZON, Left, Question, config_at, left_of, longest_horizon, predict
 from autoaccel.search.setting import Proposal
 from autoaccel.search.translate import as_running, curve_of, proposal_of, setting_of
+from autoaccel.space.files import load_space
 from autoaccel.trial import Ended, Report, TrialRecord, TrialSpec
 from tests.simulated.problems import BASELINE, COST, question
 
@@ -175,6 +177,32 @@ def test_a_pinned_horizon_races_under_its_cap_alone() -> None:
         done.append(record(spec, "missed", 0.9))
     races = [r.spec for r in done if r.spec.purpose == "race"]
     assert races and all(spec.cap_s is not None and spec.cap_s <= spec.bet["reference_s"] for spec in races)
+
+
+def test_what_the_baseline_has_under_a_condition_does_not_outlive_it() -> None:
+    """Its mixup exists where samples are shuffled: elsewhere the two would be no config."""
+    baseline = with_params(BASELINE, {"augment.mixup": 0.2, "optim.momentum": 0.95})
+    space = load_space("survey").in_samples(1000)
+    asked = replace(ASKED, baseline=baseline, space=space)
+    easy = config_at(asked, {"data.sampling": "uniform", "data.order": "easy_to_hard"})
+    assert easy.augment.mixup == 0.0
+    assert config_at(asked, {"data.order": "shuffled", "augment.mixup": 0.4}).augment.mixup == 0.4
+    minimal = replace(ASKED, baseline=baseline)
+    assert config_at(minimal, {"optim.name": "adamw"}).optim.momentum == 0.95, "nothing the space has a condition for"
+
+
+def test_what_is_pinned_may_make_points_impossible_and_the_search_avoids_them() -> None:
+    """Pinned, the budget no longer says that it needs a model without checkpointing."""
+    space = load_space("survey").in_samples(1000).narrow("batch.size", 1, 1000).narrow("horizon.samples", 1, 60_000)
+    space = space.fix({"compile.mode": "default", "memory.budget": 0.5}, "pinned")
+    asked = replace(ASKED, baseline=with_params(BASELINE, {"compile.mode": "default"}), space=space)
+    with pytest.raises(UsageError, match="both decide"):
+        config_at(asked, {**space.fixed, "memory.checkpointing": "full"})
+    done = [record(following([], asked=asked), "hit", 1.0)]
+    for _ in range(25):
+        spec = following(done, asked=asked)
+        assert config_of(spec).memory.checkpointing == "none"
+        done.append(record(spec, "missed", 0.1, 0.8))
 
 
 @pytest.mark.parametrize("searched", ["horizon.samples", "schedule.warmup"])

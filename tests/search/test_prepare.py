@@ -151,6 +151,15 @@ def test_the_precisions_of_the_space_that_the_task_can_have_are_measured(tmp_pat
     assert _precisions(load_space("survey"), {**TASK, "unavailable": [no_float8]}) == ("fp32", "bf16", "fp16")
 
 
+@pytest.mark.parametrize(("budget", "searched"), [("60s", False), ("10m", True)])
+def test_compiling_is_searched_where_the_budget_can_earn_it_back(tmp_path: Path, budget: str, searched: bool) -> None:
+    space = prepared(tmp_path, job(budget, space="survey")).question.space
+    assert ("compile.mode" in space.paths) == searched
+    if not searched:
+        assert space.fixed["compile.mode"] == "off"
+        assert "compiling takes about 30s" in space.reasons["compile.mode"] and "2m" in space.reasons["compile.mode"]
+
+
 def test_a_task_without_a_target_needs_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no target"):
         prepared(tmp_path, job(), task={"target": None})

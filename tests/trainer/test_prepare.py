@@ -117,7 +117,10 @@ def test_sequences_grow_to_their_full_length(run: Runner, load: Loader) -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_smaller_images_come_in_larger_steps_and_no_more_pieces(run: Runner, load: Loader, accumulation: int) -> None:
+@pytest.mark.parametrize("resolution", [0.3, 0.5, 0.75])
+def test_smaller_images_come_in_larger_steps_of_as_many_pixels(
+    run: Runner, load: Loader, accumulation: int, resolution: float
+) -> None:
     seen: list[tuple[int, int]] = []
 
     class Counting(Pixels):
@@ -127,13 +130,21 @@ def test_smaller_images_come_in_larger_steps_and_no_more_pieces(run: Runner, loa
             return super().forward(x)
 
     loaded = load(model=Counting, train=photos(N, 1), validation=photos(30, 2))
-    params = {"curriculum.resolution": 0.5, "curriculum.until": 1.0, "batch.accumulation": accumulation}
-    done = run({**params, "curriculum.batch": "larger", "horizon.samples": 960}, loaded)
-    assert done.ended.samples >= 960
+    params = {"curriculum.resolution": resolution, "curriculum.until": 0.9, "batch.accumulation": accumulation}
+    done = run({**params, "curriculum.batch": "larger", "horizon.samples": 2400}, loaded)
+    assert 2400 <= done.ended.samples < 2400 + 24
     size = 24 // accumulation
-    assert seen[:accumulation] == [(4 * size, 8)] * accumulation
-    pixels = [n * side**2 / (size * SIDE**2) for n, side in seen]
-    assert all(0.7 < share < 1.3 for share in pixels), "the sides are multiples of 4"
+    assert len({side for _, side in seen}) > 1 and seen[-1] == (size, SIDE)
+    assert all(n * side**2 <= 1.05 * size * SIDE**2 for n, side in seen), "no more than a step of full images"
+    assert seen[0][0] > size
+
+
+def test_a_short_training_with_larger_steps_sees_all_sizes(run: Runner, load: Loader) -> None:
+    seen: list[tuple[int, torch.dtype]] = []
+    loaded = load(model=lambda: Pixels(seen), train=photos(N, 1), validation=photos(30, 2))
+    params = {"curriculum.resolution": 0.25, "curriculum.until": 0.6, "curriculum.batch": "larger"}
+    run({**params, "horizon.samples": 240}, loaded)
+    assert [side for side, _ in seen][-4:] == [SIDE] * 4 and seen[0][0] < SIDE
 
 
 def test_larger_steps_of_smaller_samples_need_smaller_samples(run: Runner, images: LoadedTask) -> None:
@@ -145,7 +156,7 @@ def test_larger_steps_of_smaller_samples_need_smaller_samples(run: Runner, image
 
 def test_flops_follow_pixels_and_batch(images: LoadedTask, config: Callable[..., Any]) -> None:
     small = config({"curriculum.resolution": 0.5, "batch.ramp": 1.0})
-    first = Step(0, 0, 0.0, step_size(small, 0.0))
+    first = Step(0, 0, 0.0, step_size(images, small, 0.0))
     assert first.size == 24 // 4
     assert step_flops(images, small, first) == pytest.approx(10.0 * 6 * 0.25)
     assert step_flops(images, small, Step(9, 200, 1.0, 24)) == pytest.approx(10.0 * 24)

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig, with_params
 from autoaccel.errors import UsageError
+from autoaccel.trainer.applicability import unavailable
 from autoaccel.trainer.build import build
 from autoaccel.trainer.look import look
 from autoaccel.trainer.process import process_settings
@@ -132,15 +133,21 @@ def test_kernels_agree_to_rounding(run: Any, load: Any) -> None:
         ({"system.attention": "efficient"}, "this cpu device has no such kernel"),
         ({"system.attention": "cudnn"}, "this cpu device has no such kernel"),
         ({"system.cudnn_benchmark": True}, "needs a CUDA device"),
-        ({"system.threads": 32}, "there are 3 cores for it"),
     ],
 )
-def test_what_this_device_does_not_have_is_refused(
-    load: Any, config: Any, monkeypatch: pytest.MonkeyPatch, params: Any, reason: str
-) -> None:
-    monkeypatch.setattr("autoaccel.trainer.applicability.usable_cores", lambda: 3)
+def test_what_this_device_does_not_have_is_refused(load: Any, config: Any, params: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         build(attending(load), config(params))
+
+
+def test_a_search_tries_no_more_threads_than_cores_but_a_config_may_have_them(
+    load: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoaccel.trainer.applicability.usable_cores", lambda: 4)
+    loaded = load()
+    rows = [row for row in unavailable(loaded, loaded.task.model()) if row["path"] == "system.threads"]
+    assert [row["values"] for row in rows] == [[8], [16], [32]] and rows[0]["reason"] == "there are 4 cores for it"
+    build(loaded, config({"system.threads": 8}))
 
 
 def test_a_kernel_is_refused_for_a_model_without_attention(load: Any, config: Any) -> None:

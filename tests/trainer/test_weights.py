@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 
 from autoaccel.errors import UsageError
 from autoaccel.tasks.base import Task
+from autoaccel.tasks.images import Fitted, image_model
+from autoaccel.tasks.tables import table_net
 from autoaccel.trainer.build import load_data, new_model
 from autoaccel.trainer.checkpoint import save_model
 from autoaccel.trainer.preflight import preflight
@@ -47,6 +50,9 @@ FORMS: dict[str, Callable[[Weights], Any]] = {
     "lightning": lambda weights: {"state_dict": {f"model.{k}": v for k, v in weights.items()}, "epoch": 3},
     "loop": lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
     "parallel": lambda weights: {f"module.{k}": v for k, v in weights.items()},
+    "compiled in parallel": lambda weights: {f"_orig_mod.module.{k}": v for k, v in weights.items()},
+    "compiled in Lightning": lambda weights: {"state_dict": {f"model._orig_mod.{k}": v for k, v in weights.items()}},
+    "timm": lambda weights: {"state_dict": weights, "args": argparse.Namespace(lr=0.1), "epoch": 3},
     "compiled": lambda weights: {"model": {f"_orig_mod.{k}": v for k, v in weights.items()}},
 }
 
@@ -126,6 +132,23 @@ def test_tied_weights_may_be_in_the_file_once(tmp_path: Path) -> None:
     first, second = tied(), tied()
     start_from(second, read_weights(save_model(tmp_path, first)))
     assert are_in(first.state_dict(), second)
+
+
+def test_a_timm_model_for_other_classes_takes_timms_weights() -> None:
+    timm = pytest.importorskip("timm")
+    weights = timm.create_model("test_resnet", num_classes=7).state_dict()
+    model = image_model(Fitted("test_resnet", 3, 3, (32, 32)), [100.0] * 3, [50.0] * 3)
+    start_from(model, weights)
+    body = {f"net.{name}": tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+    assert are_in(body, model) and model.net.fc.weight.shape[0] == 3
+
+
+def test_what_says_something_of_the_data_stays_the_models_own() -> None:
+    """The first row of each categorical column, in a table of other categories."""
+    before, model = table_net(2, [2, 3], 2), table_net(2, [3, 4], 2)
+    first = model.first.clone()
+    start_from(model, before.state_dict())
+    assert torch.equal(model.first, first)
 
 
 @pytest.mark.parametrize("other", [nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 3)), nn.Conv2d(3, 3, 3)])

@@ -110,15 +110,18 @@ def truncate(batch: tuple[torch.Tensor, ...], length: int) -> tuple[torch.Tensor
     return tuple(tensor[:, :length].contiguous() for tensor in batch)
 
 
-def size_at(progress: float, start: float, until: float) -> float:
-    """Side or length of a sample at this progress as a share of the full one; arguments as of `resolution`."""
-    if progress >= until:
-        return 1.0
-    n_small = _N_SIZES - 1
-    stage = min(n_small - 1, int(progress / until * n_small))
-    return start + (1 - start) * stage / n_small
+def stage_end(progress: float, until: float) -> float:
+    """Share of the horizon at which samples grow next, or 1."""
+    return (_stage(progress, until) + 1) / (_N_SIZES - 1) * until if progress < until else 1.0
 
 
 def _grown(progress: float, start: float, until: float, full: int, multiple: int) -> int:
-    share = size_at(progress, start, until)
-    return full if share == 1 else min(full, max(multiple, round(share * full / multiple) * multiple))
+    if progress >= until:
+        return full
+    share = start + (1 - start) * _stage(progress, until) / (_N_SIZES - 1)
+    return min(full, max(multiple, round(share * full / multiple) * multiple))
+
+
+def _stage(progress: float, until: float) -> int:
+    n_small = _N_SIZES - 1
+    return min(n_small - 1, int(progress / until * n_small))
