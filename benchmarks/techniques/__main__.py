@@ -89,7 +89,7 @@ def _measured(seeds: range, seconds: float) -> tuple[list[tuple[Training, dict[s
         try:
             build(loaded[row.workload], _config(_params(row), 0, seconds))
         except UsageError as error:
-            refused[row.name] = error.message
+            refused[row.name] = "; ".join(error.message.split("\n  "))
     planned = [training for seed in seeds for training in _round(seed, seconds, refused)]
     missing = [training for training in planned if training.key not in known]
     NOTES.parent.mkdir(exist_ok=True)
