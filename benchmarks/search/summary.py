@@ -196,12 +196,13 @@ def ablation_rows(results: Results) -> list[dict[str, Any]]:
         return []
     # Paired: on other seeds the search itself is better or worse by more than most of its parts give.
     differences = results.log_ert - results.log_ert[results.methods.index(OURS)]
-    mean = means(differences, seed_weights(len(results.problems), len(results.seeds)))
     rows = []
     for index, name in enumerate(results.methods):
-        if not name.startswith(ABLATION):
+        there = np.isfinite(differences[index]).any(axis=(0, 2))
+        if not name.startswith(ABLATION) or not there.any():
             continue
-        ratios = np.exp(np.nanmean(mean[:, index], axis=1))
+        mean = means(differences[[index]][:, :, there], seed_weights(len(results.problems), int(there.sum())))
+        ratios = np.exp(np.nanmean(mean[:, 0], axis=1))
         for k in results.at((*LOW, *HIGH)):
             row: dict[str, Any] = {
                 "form": name.removeprefix(ABLATION).replace("-", " ", 1),
