@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoaccel.errors import UsageError
+from autoaccel.errors import UsageError, first_line
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -34,8 +34,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         found = _read(file)
     except Exception as error:  # whatever a file can hold that is neither
-        first = str(error).strip().splitlines()[:1]
-        raise UsageError(f"weights {file}: cannot be read {first}", _HINT) from error
+        raise UsageError(f"weights {file}: cannot be read: {first_line(error)}", _HINT) from error
     for key in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -102,12 +101,9 @@ def _learned(model: nn.Module) -> set[str]:
 
 def _named_as(model: nn.Module, own: Weights, weights: Weights) -> Weights:
     """The weights under the model's names: as they are, or as those of one of its children."""
-    forms = [{f"{prefix}{name}": t for name, t in weights.items()} for prefix in ("", *_children(model))]
+    prefixes = ("", *(f"{name}." for name, _ in model.named_children()))
+    forms = [{f"{prefix}{name}": t for name, t in weights.items()} for prefix in prefixes]
     return max(forms, key=lambda form: len(own.keys() & form.keys()))
-
-
-def _children(model: nn.Module) -> list[str]:
-    return [f"{name}." for name, _ in model.named_children()]
 
 
 def _difference(name: str, own: torch.Tensor, given: torch.Tensor | None) -> str:

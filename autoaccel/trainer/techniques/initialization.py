@@ -9,8 +9,8 @@ Cost: some forward passes when the training is built. A frozen first layer saves
 Source: zero start arXiv 1706.02677; whitening arXiv 2404.00498 (airbench).
 Order: first of all, on the model as the task makes it.
 Conflicts: weights that were trained before must not be undone: not with low-rank adapters, nor where the task starts
-from a file (`../weights.py`). zero_residual needs residual
-blocks that do not start at zero already; whitening needs images and a convolution as the first layer with weights.
+from a file (`../weights.py`). zero_residual needs residual blocks that do not start at zero already; whitening needs
+images and a convolution as the first layer with weights.
 
 Where residual branches end is found by trying, in every block (see `blocks`), from its last layer to its first: a
 linear, convolution or normalization layer is an end if the block's output changes with it at zero, the ends behind it
