@@ -53,11 +53,16 @@ def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
 
     Exact where the plain model was counted on the device; a model that can only be counted elsewhere keeps its FLOPs.
     """
+    counted = _counted(loaded, config)
+    if config.memory.budget == 1 or not counted.flops_per_sample:
+        return counted
+    again = counted.evaluation_flops / counted.validation.n  # what the compiler computes again is at most that
+    return replace(counted, flops_per_sample=counted.flops_per_sample + again)
+
+
+def _counted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
     own = config.model
     changes = config.memory.checkpointing != "none" or own.lora_rank or own.freeze or own.init == "whitening"
-    if config.memory.budget < 1:  # what the compiler computes again is at most the forward pass
-        again = loaded.evaluation_flops / loaded.validation.n
-        loaded = replace(loaded, flops_per_sample=loaded.flops_per_sample + again * (loaded.flops_per_sample > 0))
     if not (loaded.flops_per_sample and changes):
         return loaded
     dtype = "bf16" if config.precision.dtype == "float8" else config.precision.dtype

@@ -68,8 +68,10 @@ def step_size(loaded: LoadedTask, config: TrainerConfig, done: float) -> int:
     Larger steps on smaller samples end where the samples grow: a short training would be over after a few of them.
     """
     size, curriculum = batch_size(done, config.batch.ramp, config.batch.size), config.curriculum
+    if curriculum.batch == "same":
+        return size
     share = size_share(loaded, config, done)
-    if curriculum.batch == "same" or share == 1:
+    if share == 1:
         return size
     left = math.inf
     if config.horizon.unit == "samples":

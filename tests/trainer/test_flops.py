@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from autoaccel.config import TrainerConfig
+from autoaccel.config import TrainerConfig, with_params
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.digits import small_cnn
 from autoaccel.trainer.build import build, load_data
-from autoaccel.trainer.flops import count_flops
+from autoaccel.trainer.flops import count_flops, recounted
+from autoaccel.trainer.parts import LoadedTask
 
 
 class Recurrent(nn.Module):
@@ -99,3 +100,13 @@ def test_counting_leaves_the_training_as_it_was() -> None:
     count_flops(loaded, parts, net())
     assert all(torch.equal(value, before[key]) for key, value in parts.model.state_dict().items())
     assert all(p.grad is None for p in parts.model.parameters())
+
+
+def test_a_memory_budget_counts_as_one_more_forward_pass(load: Callable[..., LoadedTask]) -> None:
+    """Also where the model is counted again for another reason."""
+    loaded = load()
+    budget = {"compile.mode": "default", "memory.budget": 0.5}
+    for params in ({}, {"model.freeze": 0.5}):
+        plain, ours = (recounted(loaded, with_params(TrainerConfig(), p)) for p in (params, {**params, **budget}))
+        forward = plain.evaluation_flops / plain.validation.n
+        assert forward > 0 and ours.flops_per_sample == plain.flops_per_sample + forward
