@@ -21,7 +21,7 @@ from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import facts
 from autoaccel.search.attempts import standings
-from autoaccel.search.prepare import measure_hardware, measure_step_cost, run_preflight
+from autoaccel.search.probes import measure_hardware, measure_step_cost, run_preflight
 from autoaccel.search.trials import Driver
 from autoaccel.store.ledger import Ledger, last_second, read_ledger, records, spent
 from autoaccel.store.library import library_folder, n_studies

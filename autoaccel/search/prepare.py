@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoaccel.budget import Spent, format_duration
-from autoaccel.config import TrainerConfig, from_dict, to_dict, to_params
+from autoaccel.config import TrainerConfig, from_dict, to_params
 from autoaccel.cost.break_even import break_even_steps
 from autoaccel.cost.step_cost import StepCost
-from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
-from autoaccel.fingerprint import software
-from autoaccel.hardware.profile import HardwareProfile, assemble, facts, fingerprint, load_cached, save_cached
+from autoaccel.errors import BudgetTooSmallError, UsageError
+from autoaccel.hardware.profile import HardwareProfile
 from autoaccel.job import Job
 from autoaccel.search.policy import RESERVE_SHARE
+from autoaccel.search.probes import measure_hardware, measure_step_cost, run_preflight
 from autoaccel.search.question import MIN_CONFIRMATIONS, Question
-from autoaccel.search.trials import Driver, run_trial
+from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.space.space import Space
 from autoaccel.store.library import Past
-from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target, TrialSpec
+from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target
 
 HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
 """Shares of the budget that measuring may take."""
@@ -32,9 +32,6 @@ UNLIMITED_S = 100.0
 COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
 """What compiling takes (a small ResNet on one core of an EPYC, 2026-11-21: 30 s, 1 s from kept code), and the mean gain
 of a training step on an A100 (PyTorch 2, ASPLOS 2024)."""
-PROBE_LIMIT_S = 600.0
-"""A probe that takes longer hangs: loading a task's data is the longest thing one does."""
-_MICRO_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
@@ -85,43 +82,6 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     )
     _check_budget(job, cost, baseline, task, driver)
     return Prepared(job, question, task, profile, driver.at_s())
-
-
-def run_preflight(driver: Driver) -> dict[str, Any]:
-    """Check the task in a worker; UsageError with everything that is wrong."""
-    return _probe(driver, "preflight", {})
-
-
-def measure_hardware(driver: Driver, limit_s: float = 2.0, use_cache: bool = True) -> HardwareProfile:
-    """This machine's profile; rates come from the cache when the fingerprint is known."""
-    known, versions = facts(), software()
-    cached = load_cached(fingerprint(known, versions)) if use_cache else None
-    if cached is not None and _measured_before(driver, "hardware") is not None:
-        return cached
-    measured = _probe(driver, "hardware", {"limit_s": limit_s, "cached": cached.to_json() if cached else None})
-    profile = assemble(known, measured, versions)
-    save_cached(profile)
-    return profile
-
-
-def measure_step_cost(
-    driver: Driver,
-    task: dict[str, Any],
-    baseline: TrainerConfig,
-    limit_s: float,
-    limit_flops: float,
-    dtypes: tuple[str, ...] = ("fp32", "bf16"),
-) -> dict[str, Any]:
-    """Measured seconds of the pieces of a step; see `trainer.measure.measure_steps`."""
-    sizes = {size for size in _MICRO_SIZES if size <= task["n_train"]} | {baseline.batch.micro}
-    probe = {
-        "config": to_dict(baseline),
-        "micro": sorted(sizes),
-        "dtypes": list(dtypes),
-        "limit_s": limit_s,
-        "limit_flops": min(limit_flops, 1e300),
-    }
-    return _probe(driver, "step_cost", probe)
 
 
 def _precisions(space: Space, task: dict[str, Any]) -> tuple[str, ...]:
@@ -178,28 +138,6 @@ def plan(prepared: Prepared) -> dict[str, Any]:
 def past_document(past: Past) -> dict[str, Any]:
     """What was taken from the library, for the result."""
     return {"trainings": len(past.trainings), "studies": past.n_studies, "notes": list(past.notes)}
-
-
-def _probe(driver: Driver, purpose: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a worker measures; what an earlier session of this run measured is not measured again."""
-    before = _measured_before(driver, purpose)
-    if before is not None and purpose != "hardware":
-        return before
-    number = 1 + max((r.spec.trial for r in driver.ledger.records), default=0)
-    record = run_trial(driver, TrialSpec(number, purpose, probe=arguments), PROBE_LIMIT_S)
-    if record.ended.outcome != "done":
-        if driver.interrupted():
-            raise KeyboardInterrupt
-        raise EnvironmentFaultError(
-            f"the worker process failed while running {purpose}: {record.ended.message}",
-            "The run directory's worker.log has what it printed.",
-        )
-    return record.ended.facts
-
-
-def _measured_before(driver: Driver, purpose: str) -> dict[str, Any] | None:
-    done = (r for r in driver.ledger.records if r.spec.purpose == purpose and r.ended.outcome == "done")
-    return next((r.ended.facts for r in done), None)
 
 
 def _target(job: Job, task: dict[str, Any]) -> Target:

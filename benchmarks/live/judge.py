@@ -14,7 +14,7 @@ from typing import Any
 from autoaccel.config import TrainerConfig, from_dict
 from autoaccel.execution.local import TaskSource
 from autoaccel.inspection import scratch_driver
-from autoaccel.search.prepare import measure_hardware, run_preflight
+from autoaccel.search.probes import measure_hardware, run_preflight
 from autoaccel.search.trials import Driver, run_trial
 from autoaccel.trial import Ended, Target, TrialSpec
 
