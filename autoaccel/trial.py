@@ -18,7 +18,7 @@ BOUNDED_METRICS = ("accuracy", "f1", "auc")
 FALLING_METRICS = ("loss", "perplexity")
 """Metrics of which less is better."""
 
-PROBES = ("preflight", "hardware", "step_cost")
+PROBES = ("preflight", "hardware", "step_cost", "effect")
 SEARCHING = ("baseline", "first", "reach", "race", "repeat")
 CONFIRMING = ("confirm", "confirm_baseline")
 FAILURES = ("diverged", "oom", "crashed", "timeout")

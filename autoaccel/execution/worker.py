@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
+from autoaccel.budget import Room
 from autoaccel.config import from_dict
 from autoaccel.errors import AutoaccelError
 from autoaccel.trial import Ended, Report, TrialSpec
@@ -104,8 +105,8 @@ def _run(
             loaded, facts = preflight(source())
         if spec.purpose == "preflight":
             return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
-        if spec.purpose == "step_cost":
-            return _measure_steps(spec, loaded), loaded
+        if spec.purpose in ("step_cost", "effect"):
+            return _measure(spec, loaded), loaded
         from autoaccel.trainer.run import run_training
 
         ended, _ = run_training(loaded, spec, report=report, stopped=lambda: spec.trial in inbox.stopped)
@@ -117,11 +118,16 @@ def _run(
         return Ended(spec.trial, "crashed", message=f"{type(error).__name__}: {error}"), loaded
 
 
-def _measure_steps(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+def _measure(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+    """What steps of the task take."""
+    from autoaccel.trainer.effect import Blocks, measure_effect
     from autoaccel.trainer.measure import measure_steps
 
-    arguments = {**spec.probe, "config": from_dict(spec.probe["config"])}
-    facts = measure_steps(loaded, **arguments)
+    given = {**spec.probe, "config": from_dict(spec.probe["config"]), "room": Room(**spec.probe["room"])}
+    if spec.purpose == "effect":
+        facts = measure_effect(loaded, **{**given, "blocks": Blocks(**spec.probe["blocks"])})
+    else:
+        facts = measure_steps(loaded, **given)
     return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
 
 

@@ -210,7 +210,16 @@ def _show(driver: Driver, running: Mapping[int, Running]) -> None:
     )
 
 
+_STAGES = {
+    "repeat": "race",
+    "first": "first looks",
+    "confirm_baseline": "confirm",
+    "step_cost": "step cost",
+    "effect": "step cost",
+}
+"""Of the purposes that are not called so themselves."""
+
+
 def _stage(done: list[TrialRecord], running: Running | None) -> str:
     purpose = running.spec.purpose if running else (done[-1].spec.purpose if done else "start")
-    names = {"repeat": "race", "first": "first looks", "confirm_baseline": "confirm", "step_cost": "step cost"}
-    return names.get(purpose, purpose)
+    return _STAGES.get(purpose, purpose)

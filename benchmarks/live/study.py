@@ -27,7 +27,7 @@ from autoaccel.store.ledger import Entry, read_ledger
 from autoaccel.store.run import LEDGER
 from autoaccel.trial import CONFIRMING, PROBES, SEARCHING
 
-UNCHARGED = ("hardware", "step_cost")
+UNCHARGED = ("hardware", "step_cost", "effect")
 """Probes that peers do not use, beyond the space that all methods share."""
 
 
