@@ -165,17 +165,16 @@ class Effect:
     def extra_s(self, size: float) -> float:
         """Of one that adds: seconds more for a step of so many samples, a part for the step and one for each sample.
 
-        Both parts have the sign of what was seen at the largest size: a line through two noisy points would turn over
-        far from them.
+        Both parts are of one sign: a line through two noisy points would turn over far from them.
         """
         n = self.sizes
         extras = [n[i] * (self.changed_s[i] - self.plain_s[i]) if self.is_seen(i) else 0.0 for i in range(len(n))]
         slope = (extras[-1] - extras[0]) / (n[-1] - n[0]) if len(n) > 1 else 0.0
         fixed = extras[-1] - slope * n[-1]
-        if slope * extras[-1] < 0:
-            return sum(extras) / len(extras)
-        if fixed * extras[-1] < 0 or len(n) == 1:
+        if len(n) == 1 or fixed * extras[-1] < 0:
             return extras[-1] * size / n[-1]
+        if slope * extras[-1] <= 0:
+            return sum(extras) / len(extras)
         return fixed + slope * size
 
 
