@@ -1,4 +1,4 @@
-"""python -m benchmarks.step_cost [--quick] [--json]: seconds of a step, predicted before a search, against measured ones.
+"""python -m benchmarks.step_cost [--quick] [--json]: seconds of steps, predicted before a search and then measured.
 
 For each task: probe as `tune --budget 10m --space survey` does, predict random configs of the space and run them, then
 every combination of the system knobs beside the one that was chosen. Resumes where it was ended (`results/parts`).
@@ -47,10 +47,10 @@ def main() -> None:
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    names = PROTOCOL["quick"]["tasks"] if options.quick else list(TASKS)
-    protocol = (
-        {**PROTOCOL, "configs": {**PROTOCOL["configs"], "n": PROTOCOL["quick"]["n"]}} if options.quick else PROTOCOL
-    )
+    names, protocol = list(TASKS), PROTOCOL
+    if options.quick:
+        names = PROTOCOL["quick"]["tasks"]
+        protocol = {**PROTOCOL, "configs": {**PROTOCOL["configs"], "n": PROTOCOL["quick"]["n"]}}
     torch.set_num_threads(1)
     tasks = [measured(name, folder, protocol) for name in names]
     body = {"figures": figures(tasks), "rows": tasks, "protocol": PROTOCOL}

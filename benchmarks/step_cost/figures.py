@@ -37,7 +37,7 @@ def _median_error(task: dict[str, Any]) -> float:
 def table(tasks: Sequence[dict[str, Any]]) -> list[str]:
     """A line per task."""
     lines = [
-        "| task | configs | median of the absolute error | 90 % quantile | bias | regret | chosen over plain | probing |",
+        "| task | configs | median absolute error | 90 % quantile | bias | regret | chosen over plain | probing |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task in tasks:

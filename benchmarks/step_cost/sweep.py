@@ -12,12 +12,20 @@ from autoaccel.config import TrainerConfig, to_params, with_params
 from autoaccel.errors import UsageError
 from autoaccel.hardware.profile import usable_cores
 from autoaccel.search.prepare import Prepared
-from autoaccel.search.system import SYSTEM
 from autoaccel.sections import KERNELS
 from autoaccel.trainer.parts import LoadedTask
 from benchmarks.step_cost.steps import first_extra_s, running
 from benchmarks.step_cost.unseen import sample_seconds
 
+KNOBS = (
+    "precision.dtype",
+    "memory.format",
+    "system.threads",
+    "system.attention",
+    "optim.kernel",
+    "batch.accumulation",
+    "compile.mode",
+)
 BEST = 3
 ROUNDS = 10
 
@@ -92,8 +100,8 @@ def _look(loaded: LoadedTask, config: TrainerConfig, rule: dict[str, Any], limit
 
 def _chosen(ready: Prepared, configs: dict[str, TrainerConfig]) -> str:
     """Of least predicted seconds among those that agree with what was decided."""
-    fixed = {path: ready.question.space.fixed[path] for path in (*SYSTEM, "compile.mode", "precision.dtype")
-             if path in ready.question.space.fixed}  # fmt: skip
+    decided = ready.question.space.fixed
+    fixed = {path: decided[path] for path in KNOBS if path in decided}
     known = {p: v for p, v in fixed.items() if any(to_params(c)[p] == v for c in configs.values())}
     agreeing = [i for i, c in configs.items() if all(to_params(c)[p] == v for p, v in known.items())]
     cost = ready.question.cost
@@ -122,5 +130,4 @@ def _in_turns(loaded: LoadedTask, configs: dict[str, TrainerConfig], rule: dict[
 
 def _named(config: TrainerConfig) -> dict[str, Any]:
     params = to_params(config)
-    return {path: params[path] for path in (*SYSTEM[:1], "precision.dtype", "memory.format", "system.threads",
-            "system.attention", "optim.kernel", "batch.accumulation", "compile.mode")}  # fmt: skip
+    return {path: params[path] for path in KNOBS}
