@@ -26,6 +26,8 @@ KNOBS = (
     "batch.accumulation",
     "compile.mode",
 )
+NOT_COMPILED = ("precision.dtype", "system.attention", "optim.kernel", "batch.accumulation")
+"""Compiling takes half a minute here: it is tried with the first value of these only."""
 BEST = 3
 ROUNDS = 10
 
@@ -33,7 +35,6 @@ ROUNDS = 10
 def combinations(ready: Prepared) -> list[TrainerConfig]:
     """Every combination that this task and machine can have, the plain one first."""
     base = ready.question.baseline
-    unusable = {row["path"]: row["values"] for row in ready.facts["unavailable"]}
     values: dict[str, tuple[Any, ...]] = {
         "precision.dtype": ("fp32", "bf16"),
         "memory.format": ("contiguous", "channels_last"),
@@ -43,14 +44,14 @@ def combinations(ready: Prepared) -> list[TrainerConfig]:
         "batch.accumulation": (1, 2, 4),
         "compile.mode": ("off", "default"),
     }
-    off = to_params(TrainerConfig())
-    for path, refused in unusable.items():
-        if path in values:
-            values[path] = tuple(v for v in values[path] if v == off[path] or (refused and v not in refused))
+    for row in ready.facts["unavailable"]:
+        if row["path"] in values:
+            kept = [v for v in values[row["path"]] if v == row["off"] or (row["values"] and v not in row["values"])]
+            values[row["path"]] = tuple(kept)
     found = []
     for point in itertools.product(*values.values()):
         params = dict(zip(values, point, strict=True))
-        if params["compile.mode"] == "off" or params["batch.accumulation"] == 1:
+        if params["compile.mode"] == "off" or all(params[path] == values[path][0] for path in NOT_COMPILED):
             found.append(with_params(base, params))
     return found
 
