@@ -28,6 +28,8 @@ from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target
 
 HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
 """Shares of the budget that measuring may take."""
+PIECES_SHARE = 0.6
+"""Of the time for the step cost: for the pieces of a plain step; the rest is for what settings do to it."""
 UNLIMITED_S = 100.0
 """What a budget without a time limit counts as there."""
 COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
@@ -89,7 +91,7 @@ def _measured(
 ) -> tuple[Space, StepCost]:
     """What a step costs here, and the space without what that decides."""
     began_s = driver.at_s()
-    measured = measure_step_cost(driver, task, baseline, space, room)
+    measured = measure_step_cost(driver, task, baseline, space, Room(PIECES_SHARE * room.seconds, room.flops))
     cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
     if not cost.micro.get("fp32"):
         return space, cost

@@ -26,8 +26,6 @@ from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
 _REPEATS = 9
-_OPTIMIZERS_SHARE = 0.3
-"""Of the time: when it is spent, no further optimizer is timed."""
 _HOPELESS = 3.0
 """How many times slower than fp32 a precision may be at the smallest size to be measured at others: where it is
 emulated (bf16 on most CPUs) a single large micro-batch can take minutes."""
@@ -49,7 +47,7 @@ def measure_steps(
         config: everything that is not varied here.
         micro: micro-batch sizes, in samples.
         dtypes: precisions to try.
-        optimizers: by a name of your own, settings of each optimizer to time.
+        optimizers: by a name of your own, settings of each optimizer to time; the first one first of all.
         room: what may be spent.
 
     Returns:
@@ -57,35 +55,48 @@ def measure_steps(
          "evaluation": {dtype: seconds}, "flops": spent}
     """
     keep_freed_memory()
-    watch, spent = Stopwatch(loaded.device), 0.0
-    rows: list[dict[str, Any]] = []
-    optimizer: dict[str, float] = {}
-    evaluation: dict[str, float] = {}
-    # What all of them can have.
-    plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant", "average.name": "none"}
+    watch = Stopwatch(loaded.device)
+    found: dict[str, Any] = {"micro": [], "optimizer": {}, "evaluation": {}, "flops": 0.0}
+
+    def time_update(name: str) -> None:
+        # What all of them can have.
+        plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant", "average.name": "none"}
+        found["optimizer"][name] = _optimizer_seconds(loaded, with_params(config, {**plain, **optimizers[name]}))
+
+    first, *others = optimizers
     with seeded(0), process_settings(config):
-        for name, given in optimizers.items():
-            if optimizer and watch.elapsed_s() > _OPTIMIZERS_SHARE * room.seconds:
+        time_update(first)
+        _measure_micro(loaded, config, _in_order(micro, dtypes), room, found)
+        for name in others:
+            if watch.elapsed_s() > room.seconds:
                 break
-            optimizer[name] = _optimizer_seconds(loaded, with_params(config, {**plain, **given}))
-        parts = {dtype: build(loaded, with_params(config, {"precision.dtype": dtype})) for dtype in dtypes}
-        ended: set[str] = set()
-        for dtype, size in _in_order(micro, dtypes):
-            end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
-            most = (room.flops - spent) / (loaded.flops_per_sample * size) if loaded.flops_per_sample else math.inf
-            if dtype in ended or end_s > room.seconds or most < 2:
-                ended.add(dtype)
-                continue
-            row, n = _micro_row(loaded, parts[dtype], dtype, size, most)
-            rows.append(row)
-            spent += n * loaded.flops_per_sample * size
-            if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
-                ended.add(dtype)
-            has_room = watch.elapsed_s() <= room.seconds and spent + loaded.evaluation_flops <= room.flops
-            if has_room and dtype not in evaluation and not _beaten(rows):
-                evaluation[dtype] = _evaluation_seconds(loaded, parts[dtype])
-                spent += loaded.evaluation_flops
-    return {"micro": rows, "optimizer": optimizer, "evaluation": evaluation, "flops": spent}
+            time_update(name)
+    return found
+
+
+def _measure_micro(
+    loaded: LoadedTask, config: TrainerConfig, pairs: list[tuple[str, int]], room: Room, found: dict[str, Any]
+) -> None:
+    """Add the rows of forward and backward, and an evaluation in each precision that is no hopeless one."""
+    watch, rows, ended = Stopwatch(loaded.device), found["micro"], set[str]()
+    parts: dict[str, Parts] = {}
+    for dtype, size in pairs:
+        end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
+        most = (room.flops - found["flops"]) / (loaded.flops_per_sample * size) if loaded.flops_per_sample else math.inf
+        if dtype in ended or end_s > room.seconds or most < 2:
+            ended.add(dtype)
+            continue
+        if dtype not in parts:
+            parts[dtype] = build(loaded, with_params(config, {"precision.dtype": dtype}))
+        row, n = _micro_row(loaded, parts[dtype], dtype, size, most)
+        rows.append(row)
+        found["flops"] += n * loaded.flops_per_sample * size
+        if _beaten(rows) or ("oom" in row and dtype == "fp32"):
+            ended.add(dtype)
+        has_room = watch.elapsed_s() <= room.seconds and found["flops"] + loaded.evaluation_flops <= room.flops
+        if has_room and dtype not in found["evaluation"] and not _beaten(rows):
+            found["evaluation"][dtype] = _evaluation_seconds(loaded, parts[dtype])
+            found["flops"] += loaded.evaluation_flops
 
 
 def _in_order(micro: list[int], dtypes: list[str]) -> list[tuple[str, int]]:

@@ -64,7 +64,8 @@ def swept(ready: Prepared, loaded: LoadedTask, rule: dict[str, Any], known: dict
     for n, (identity, config) in enumerate(configs.items()):
         if identity not in known:
             known[identity] = _look(loaded, config, rule, limit_s)
-            print(f"  sweep {n + 1}/{len(configs)}: {known[identity]}", file=sys.stderr)
+            if n % 10 == 0:
+                print(f"  combination {n + 1} of {len(configs)}", file=sys.stderr)
         if limit_s is None:
             limit_s = rule["hopeless"] * known[identity]["sample_s"]
     sound = {i: row for i, row in known.items() if i in configs and row["sample_s"] is not None}
