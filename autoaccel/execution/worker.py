@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 from autoaccel.budget import Room
 from autoaccel.config import from_dict
 from autoaccel.errors import AutoaccelError
-from autoaccel.trial import Ended, Report, TrialSpec
+from autoaccel.trial import STEP_PROBES, Ended, Report, TrialSpec
 
 if TYPE_CHECKING:
     from autoaccel.trainer.parts import LoadedTask
@@ -105,7 +105,7 @@ def _run(
             loaded, facts = preflight(source())
         if spec.purpose == "preflight":
             return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
-        if spec.purpose in ("step_cost", "effect"):
+        if spec.purpose in STEP_PROBES:
             return _measure(spec, loaded), loaded
         from autoaccel.trainer.run import run_training
 
@@ -122,12 +122,14 @@ def _measure(spec: TrialSpec, loaded: LoadedTask) -> Ended:
     """What steps of the task take."""
     from autoaccel.trainer.effect import Blocks, measure_effect
     from autoaccel.trainer.measure import measure_steps
+    from autoaccel.trainer.soundness import measure_soundness
 
     given = {**spec.probe, "config": from_dict(spec.probe["config"]), "room": Room(**spec.probe["room"])}
     if spec.purpose == "effect":
         facts = measure_effect(loaded, **{**given, "blocks": Blocks(**spec.probe["blocks"])})
     else:
-        facts = measure_steps(loaded, **given)
+        measure = measure_steps if spec.purpose == "step_cost" else measure_soundness
+        facts = measure(loaded, **given)
     return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
 
 

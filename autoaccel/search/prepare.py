@@ -17,19 +17,27 @@ from autoaccel.errors import BudgetTooSmallError, UsageError
 from autoaccel.hardware.profile import HardwareProfile
 from autoaccel.job import Job
 from autoaccel.search.policy import RESERVE_SHARE
-from autoaccel.search.probes import measure_effects, measure_hardware, measure_step_cost, run_preflight
+from autoaccel.search.probes import (
+    measure_effects,
+    measure_hardware,
+    measure_soundness,
+    measure_step_cost,
+    run_preflight,
+)
 from autoaccel.search.question import MIN_CONFIRMATIONS, Question
-from autoaccel.search.system import decided, without_broken, without_memory
+from autoaccel.search.system import decided, without_broken, without_memory, without_unsound
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.space.space import Space
 from autoaccel.store.library import Past
-from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target
+from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, STEP_PROBES, Target
 
 HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
 """Shares of the budget that measuring may take."""
 PIECES_SHARE = 0.6
 """Of the time for the step cost: for the pieces of a plain step; the rest is for what settings do to it."""
+SOUNDNESS_SHARE = 0.3
+"""Of what is left of that: for seeing whether the other precisions learn."""
 UNLIMITED_S = 100.0
 """What a budget without a time limit counts as there."""
 COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
@@ -91,7 +99,12 @@ def _measured(
 ) -> tuple[Space, StepCost]:
     """What a step costs here, and the space without what that decides."""
     began_s = driver.at_s()
-    measured = measure_step_cost(driver, task, baseline, space, Room(PIECES_SHARE * room.seconds, room.flops))
+
+    def left(share: float = 1.0) -> Room:
+        spent = sum(r.ended.flops for r in driver.ledger.records if r.spec.purpose in STEP_PROBES)
+        return Room(share * (room.seconds - (driver.at_s() - began_s)), room.flops - spent)
+
+    measured = measure_step_cost(driver, task, baseline, space, left(PIECES_SHARE))
     cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
     if not cost.micro.get("fp32"):
         return space, cost
@@ -99,13 +112,15 @@ def _measured(
         if "precision.dtype" in space.paths:
             reason = f"{dtype} is {ratio:.1f}x slower than fp32 here (measured)"
             space = space.without_choice("precision.dtype", dtype, reason)
+    others = [dtype for dtype in space.choices("precision.dtype") if dtype != "fp32"]
+    losses = measure_soundness(driver, baseline, others, cost.predict(baseline).step_s, left(SOUNDNESS_SHARE))
+    space = without_unsound(space, losses)
     space = without_hopeless_compiling(space, cost, baseline, room.seconds / STEP_COST_SHARE)
     if job.parallel > 1 and "system.threads" in space.paths:
         space = space.fix({"system.threads": 0}, "trials that run at once share the cores")
     if not any("oom" in row for row in measured["micro"]):
         space = without_memory(space)
-    room = Room(room.seconds - (driver.at_s() - began_s), room.flops - measured["flops"])
-    effects, broken = measure_effects(driver, space, baseline, cost, room)
+    effects, broken = measure_effects(driver, space, baseline, cost, left)
     space, cost = without_broken(space, broken), cost.with_effects(effects)
     return decided(space, cost, baseline), cost
 

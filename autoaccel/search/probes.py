@@ -5,7 +5,7 @@ What an earlier session of the run measured is not measured again. Must not deci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from autoaccel.trial import CONFIRMING, SEARCHING, TrialRecord, TrialSpec
 
 PROBE_LIMIT_S = 600.0
 """A probe that takes longer hangs: loading a task's data is the longest thing one does."""
+N_SOUND = 40
+"""Steps after which precisions are compared."""
 _EFFECT_GRACE_S = 5.0
 """The probe of an effect keeps its time itself; it is killed this long after it."""
 _MICRO_SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -55,11 +57,30 @@ def measure_step_cost(
     probe = {
         "config": to_dict(plain(baseline)),
         "micro": sorted(sizes),
-        "dtypes": ["fp32", *sorted({*_choices(space, "precision.dtype"), baseline.precision.dtype} - {"fp32"})],
+        "dtypes": ["fp32", *sorted({*space.choices("precision.dtype"), baseline.precision.dtype} - {"fp32"})],
         "optimizers": _optimizers(space, baseline),
         "room": _plain(room),
     }
     return _probe(driver, "step_cost", probe)
+
+
+def measure_soundness(
+    driver: Driver, baseline: TrainerConfig, dtypes: Sequence[str], step_s: float, room: Room
+) -> dict[str, list[float | None]]:
+    """Losses of the first steps of the baseline in fp32 and in other precisions; see `trainer.soundness`.
+
+    Args:
+        driver: what runs the probe.
+        baseline: what is trained.
+        dtypes: the other precisions.
+        step_s: predicted seconds of a step of the slowest.
+        room: what may be spent; nothing is run if not even the pair fits.
+    """
+    if not dtypes or 2 * N_SOUND * step_s > room.seconds:
+        return {}
+    probe = {"config": to_dict(baseline), "dtypes": ["fp32", *dtypes], "n_steps": N_SOUND, "room": _plain(room)}
+    losses: dict[str, list[float | None]] = _probe(driver, "soundness", probe)["losses"]
+    return losses
 
 
 def plain(config: TrainerConfig) -> TrainerConfig:
@@ -92,11 +113,18 @@ Broken = dict[tuple[str, Any], str]
 
 
 def measure_effects(
-    driver: Driver, space: Space, baseline: TrainerConfig, cost: StepCost, room: Room
+    driver: Driver, space: Space, baseline: TrainerConfig, cost: StepCost, left: Callable[[], Room]
 ) -> tuple[Effects, Broken]:
     """Effects of the settings of a space on a plain step, as many as there is room for.
 
     Each is a probe of its own: one that kills its worker is a setting that this machine cannot use, and nothing else.
+
+    Args:
+        driver: what runs the probes.
+        space: whose settings.
+        baseline: whose settings are measured too.
+        cost: of a plain step.
+        left: the room that is left.
 
     Returns:
         What was measured; and by path and value, why one cannot be used.
@@ -107,22 +135,19 @@ def measure_effects(
     dtype = cost.fastest_precision(micro)
     config = with_params(plain(baseline), {"precision.dtype": dtype, "batch.size": micro})
     update_s = cost.update_seconds(config.optim.name, config.optim.kernel, config.optim.state)
-    began_s, flops = driver.at_s(), 0.0
     # A run that has trained decides by what it knew then.
     has_trained = any(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in driver.ledger.records)
     for wanted in wanted_effects(space, baseline, config):
-        left = Room(room.seconds - (driver.at_s() - began_s), room.flops - flops)
-        kind, smallest = kind_of(wanted.path, wanted.value), _sizes(wanted, micro)[0]
-        least_s = 2 * (kind.points + kind.warm + 1) * (cost.micro_seconds(dtype, smallest) + update_s)
+        kind, room = kind_of(wanted.path, wanted.value), left()
+        least_s = 2 * (kind.points + kind.warm + 1) * (cost.micro_seconds(dtype, _sizes(wanted, micro)[0]) + update_s)
         least_s += _COMPILE_ROOM_S if wanted.compiles else 0.0
-        has_room = left.seconds > least_s and left.flops > 0 and not has_trained
-        record = _effect_record(driver, wanted, config, left if has_room else None)
+        has_room = room.seconds > least_s and room.flops > 0 and not has_trained
+        record = _effect_record(driver, wanted, config, room if has_room else None)
         if record is None:
             continue
         if driver.interrupted():
             raise KeyboardInterrupt
         told = record.ended.facts
-        flops += record.ended.flops
         if record.ended.outcome == "crashed" or told.get("failed"):
             reason = told.get("failed") or record.ended.message
             broken[wanted.path, wanted.value] = f"it failed when it was tried: {reason}"
@@ -159,7 +184,7 @@ def wanted_effects(space: Space, baseline: TrainerConfig, config: TrainerConfig)
     found: dict[tuple[str, Any], Wanted] = {}
     for path, kind in KINDS.items():
         _want(found, path, (given[path],), {p: given[p] for p in kind.needs}, given["curriculum.batch"])
-    ways = ("same", "larger") if "larger" in _choices(space, "curriculum.batch") else ("same",)
+    ways = ("same", "larger") if "larger" in space.choices("curriculum.batch") else ("same",)
     for path in KINDS:
         knobs = [(knob, _conditions(knob, have)) for knob in space.knobs if knob.path == path]
         for knob, conditions in sorted(knobs, key=lambda pair: len(pair[1])):
@@ -215,7 +240,7 @@ def _sizes(wanted: Wanted, micro: int) -> list[int]:
 def _optimizers(space: Space, baseline: TrainerConfig) -> dict[str, dict[str, Any]]:
     """Settings of every form of every optimizer of a space, that of the baseline first."""
     own = {f"optim.{name}": getattr(baseline.optim, name) for name in ("name", "kernel", "state")}
-    names = list(dict.fromkeys([baseline.optim.name, *_choices(space, "optim.name")]))
+    names = list(dict.fromkeys([baseline.optim.name, *space.choices("optim.name")]))
     found = {optimizer_form(*own.values()): own}
     found.update({name: {"optim.name": name} for name in names if name not in found})
     for knob in space.knobs:
@@ -226,10 +251,6 @@ def _optimizers(space: Space, baseline: TrainerConfig) -> dict[str, dict[str, An
             for value in knob.choices:
                 found.setdefault(optimizer_form(name, value), {"optim.name": name, knob.path: value})
     return found
-
-
-def _choices(space: Space, path: str) -> list[Any]:
-    return list(dict.fromkeys(choice for knob in space.knobs if knob.path == path for choice in knob.choices))
 
 
 def _plain(room: Room) -> dict[str, float]:

@@ -6,8 +6,9 @@ Must not measure, nor know budgets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean, stdev
 from typing import Any
 
 from autoaccel.config import TrainerConfig
@@ -28,6 +29,8 @@ SYSTEM = (
 """One value of each is as good as another for what is learned, but for rounding."""
 MEMORY = ("memory.checkpointing", "memory.budget", "memory.offload")
 """These buy memory with seconds."""
+TOLERANCE = 0.25
+"""Share of what fp32 has learned in the first steps that another precision may lack: fp16 skips a few of them."""
 WORTH = 0.97
 """A step with a setting has to take at most this share of the seconds without it: less is noise."""
 
@@ -43,12 +46,41 @@ def without_memory(space: Space) -> Space:
 def without_broken(space: Space, broken: Mapping[tuple[str, Any], str]) -> Space:
     """The space without what failed when it was measured; what cannot be left out stays for a training to find out."""
     for (path, value), reason in broken.items():
-        values = {choice for knob in space.knobs if knob.path == path for choice in knob.choices}
-        if value in values and KINDS[path].by_value:
+        if value in space.choices(path) and KINDS[path].by_value:
             space = space.without_choice(path, value, reason)
-        elif value in values:  # one stands for all
+        elif value in space.choices(path):  # one stands for all
             space = space.fix({path: KINDS[path].free[0]}, reason)
     return space
+
+
+def without_unsound(space: Space, losses: Mapping[str, Sequence[float | None]]) -> Space:
+    """The space without the precisions in which the baseline begins to learn clearly worse than in fp32.
+
+    Args:
+        space: with precisions to choose from.
+        losses: of the first steps, by precision, the same samples in the same order; None: not finite.
+    """
+    reference = losses.get("fp32", ())
+    for dtype, found in losses.items():
+        why = _unsound(reference, found) if dtype != "fp32" else ""
+        if why and "precision.dtype" in space.paths:
+            space = space.without_choice("precision.dtype", dtype, f"{dtype}: {why} (measured)")
+    return space
+
+
+def _unsound(reference: Sequence[float | None], found: Sequence[float | None]) -> str:
+    """What is wrong with losses beside those of fp32; empty if nothing is."""
+    plain, own = [v for v in reference if v is not None], [v for v in found if v is not None]
+    if len(plain) < len(reference) or not plain:
+        return ""  # not the precision's fault
+    if len(own) < len(found):
+        return "its loss is not finite"
+    n = max(1, len(plain) // 4)
+    learned, lag = fmean(plain[:n]) - fmean(plain[-n:]), fmean(own[-n:]) - fmean(plain[-n:])
+    chance = 2 * stdev(plain[-n:]) / math.sqrt(n) if n > 1 else math.inf
+    if lag <= TOLERANCE * max(learned, 0.0) + chance:
+        return ""
+    return f"after {len(own)} steps its loss is {lag:.2g} above that of fp32, which fell by {learned:.2g}"
 
 
 def decided(space: Space, cost: StepCost, baseline: TrainerConfig) -> Space:
@@ -99,7 +131,7 @@ def _with_paying_compiler(space: Space, cost: StepCost, baseline: TrainerConfig)
     Shorter trainings earn less: whether compiling pays in them is for the search, which knows the price.
     """
     step_s = cost.predict(baseline).step_s
-    for mode in [m for m in _values(space, "compile.mode") if m not in KINDS["compile.mode"].free]:
+    for mode in [m for m in space.choices("compile.mode") if m not in KINDS["compile.mode"].free]:
         effect = cost.effects.get(("compile.mode", mode))
         if effect is None:
             space = space.without_choice("compile.mode", mode, f"{mode}: there was no time to measure it")
@@ -111,10 +143,6 @@ def _with_paying_compiler(space: Space, cost: StepCost, baseline: TrainerConfig)
             reason = f"{mode}: a step takes {ratio:.2f} of the seconds, {gain} (measured)"
             space = space.without_choice("compile.mode", mode, reason)
     return space
-
-
-def _values(space: Space, path: str) -> Iterable[Any]:
-    return dict.fromkeys(choice for knob in space.knobs if knob.path == path for choice in knob.choices)
 
 
 def _with_fastest_kernels(space: Space, cost: StepCost) -> Space:

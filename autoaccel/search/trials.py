@@ -16,7 +16,7 @@ from autoaccel.execution.base import Executor
 from autoaccel.search.attempts import Standing, standings
 from autoaccel.search.translate import as_running
 from autoaccel.store.ledger import Ledger, spent
-from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, Ended, Report, TrialRecord, TrialSpec
+from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, STEP_PROBES, Ended, Report, TrialRecord, TrialSpec
 
 KILL_GRACE_S = 1.0
 """A trial that has not ended this long after its cap (or the end of the budget) is killed."""
@@ -210,13 +210,9 @@ def _show(driver: Driver, running: Mapping[int, Running]) -> None:
     )
 
 
-_STAGES = {
-    "repeat": "race",
-    "first": "first looks",
-    "confirm_baseline": "confirm",
-    "step_cost": "step cost",
-    "effect": "step cost",
-}
+_STAGES = {"repeat": "race", "first": "first looks", "confirm_baseline": "confirm"} | dict.fromkeys(
+    STEP_PROBES, "step cost"
+)
 """Of the purposes that are not called so themselves."""
 
 

@@ -38,6 +38,10 @@ class Space:
         """Paths that are searched, each once, in order."""
         return tuple(dict.fromkeys(knob.path for knob in self.knobs))
 
+    def choices(self, path: str) -> tuple[Any, ...]:
+        """All values a setting can have, each once; none if it has a range or is not searched."""
+        return tuple(dict.fromkeys(choice for knob in self.knobs if knob.path == path for choice in knob.choices))
+
     def active(self, params: Mapping[str, Any]) -> tuple[Knob, ...]:
         """Knobs whose conditions hold at a point."""
         everything = {**self.fixed, **params}

@@ -26,7 +26,7 @@ from autoaccel.inspection import scratch_driver
 from autoaccel.job import Job
 from autoaccel.search.prepare import Prepared, prepare
 from autoaccel.trainer.preflight import preflight
-from autoaccel.trial import PROBES
+from autoaccel.trial import STEP_PROBES
 from benchmarks.document import print_document, render_block, write_document
 from benchmarks.step_cost.figures import figures, table
 from benchmarks.step_cost.sweep import swept
@@ -87,7 +87,7 @@ def probed(name: str, file: Path, tuning: dict[str, Any]) -> tuple[Prepared, dic
         ready = prepare(driver, job)
         spent: dict[str, float] = {}
         for record in driver.ledger.records:
-            if record.spec.purpose in PROBES[2:]:
+            if record.spec.purpose in STEP_PROBES:
                 what = " ".join(record.spec.probe.get("params", {"pieces": 0}))
                 spent[what] = spent.get(what, 0.0) + record.wall_s
     file.write_bytes(pickle.dumps((ready, spent)))

@@ -71,6 +71,7 @@ class Worker:
             "preflight": {**TASK, **(task or {})},
             "hardware": HARDWARE,
             "step_cost": {**STEPS, **(steps or {})},
+            "soundness": {"losses": {}, "flops": 0.0},
             "effect": {"sizes": [], "failed": "", "flops": 0.0},
         }
         self.asked: list[str] = []
@@ -243,6 +244,30 @@ def test_effects_are_measured_and_decide_what_changes_seconds_alone(tmp_path: Pa
     assert ("system.attention", "math") not in cost.effects and n > 20
     sam = with_params(BASELINE, {"optim.sam_rho": 0.5, "optim.sam_every": 2})
     assert cost.predict(sam).step_s > cost.predict(BASELINE).step_s
+
+
+FALLING = [2.0 - 0.04 * step for step in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"),
+    [
+        (FALLING, ""),
+        ([1.05 * loss for loss in FALLING], ""),
+        ([2.0] * 40, "above that of fp32"),
+        ([*FALLING[:39], None], "not finite"),
+    ],
+)
+def test_a_precision_that_does_not_learn_is_not_searched(tmp_path: Path, losses: list[float | None], why: str) -> None:
+    """Of two that are fast enough, one is watched for its first steps."""
+    rows = [{"dtype": d, "micro": 64, "seconds": s} for d, s in (("fp32", 0.01), ("bf16", 0.005), ("fp16", 0.005))]
+    with driver(tmp_path, worker := Worker(steps={"micro": rows})) as opened:
+        worker.facts["soundness"]["losses"] = {"fp32": FALLING, "bf16": losses, "fp16": FALLING}
+        space = prepare(opened, job("10m", space="survey")).question.space
+        asked = next(r.spec.probe for r in opened.ledger.records if r.spec.purpose == "soundness")
+    assert asked["dtypes"] == ["fp32", "bf16", "fp16", "float8"]
+    assert ("bf16" in space.choices("precision.dtype")) == (not why)
+    assert why in space.reasons.get("precision.dtype", "") and "fp16" in space.choices("precision.dtype")
 
 
 def test_a_win_at_one_size_alone_decides_nothing(tmp_path: Path) -> None:
