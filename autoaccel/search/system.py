@@ -107,16 +107,25 @@ def _known(space: Space, path: str, cost: StepCost) -> dict[Any, Effect]:
 
 
 def _decided(space: Space, path: str, known: dict[Any, Effect]) -> Space:
-    """The fastest value of a setting, if it was measured and beats the plain one at every size, beyond chance."""
+    """With the fastest value of a setting, if it was measured and beats the plain one at every size, beyond chance."""
     off = KINDS[path].free[0]
     if not known:
         tried = space.reasons.get(path) or "there was no time to measure it, or no value fits everywhere"
-        return space.fix({path: off}, tried)
+        return _settled(space, path, off, tried)
     best = min(known, key=lambda value: _worst(known[value]))
     ratio = _worst(known[best])
     if ratio <= WORTH:
-        return space.fix({path: best}, f"a step takes {ratio:.2f} of the seconds with {off} (measured)")
-    return space.fix({path: off}, f"no faster here with {best}: {ratio:.2f} of the seconds (measured)")
+        return _settled(space, path, best, f"a step takes {ratio:.2f} of the seconds with {off} (measured)")
+    return _settled(space, path, off, f"no faster here with {best}: {ratio:.2f} of the seconds (measured)")
+
+
+def _settled(space: Space, path: str, value: Any, reason: str) -> Space:
+    """The space with one value of a setting, wherever it exists: what it excludes is still searched without it."""
+    conditional = any(knob.path == path and knob.when for knob in space.knobs)
+    if value == KINDS[path].free[0] or not conditional:
+        return space.fix({path: value}, reason)
+    knobs = tuple(replace(k, choices=(value,), prior=()) if k.path == path else k for k in space.knobs)
+    return replace(space, knobs=knobs, reasons={**space.reasons, path: reason})
 
 
 def _worst(effect: Effect) -> float:

@@ -56,8 +56,8 @@ class Space:
             value = point.get(knob.path)
             if knob.is_numeric:
                 point[knob.path] = knob.clip(knob.low if value is None else value)
-            elif value not in knob.choices:
-                point[knob.path] = knob.choices[0]
+            else:  # of the choice's own type: False equals 0
+                point[knob.path] = knob.choices[knob.choices.index(value) if value in knob.choices else 0]
         return point
 
     def fix(self, values: Params, reason: str) -> Space:
