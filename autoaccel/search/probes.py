@@ -76,7 +76,8 @@ def measure_soundness(
         step_s: predicted seconds of a step of the slowest.
         room: what may be spent; nothing is run if not even the pair fits.
     """
-    if not dtypes or 2 * N_SOUND * step_s > room.seconds:
+    is_new = _measured_before(driver, "soundness") is None
+    if not dtypes or (is_new and (_has_trained(driver) or 2 * N_SOUND * step_s > room.seconds)):
         return {}
     probe = {"config": to_dict(baseline), "dtypes": ["fp32", *dtypes], "n_steps": N_SOUND, "room": _plain(room)}
     losses: dict[str, list[float | None]] = _probe(driver, "soundness", probe)["losses"]
@@ -135,13 +136,11 @@ def measure_effects(
     dtype = cost.fastest_precision(micro)
     config = with_params(plain(baseline), {"precision.dtype": dtype, "batch.size": micro})
     update_s = cost.update_seconds(config.optim.name, config.optim.kernel, config.optim.state)
-    # A run that has trained decides by what it knew then.
-    has_trained = any(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in driver.ledger.records)
     for wanted in wanted_effects(space, baseline, config):
         kind, room = kind_of(wanted.path, wanted.value), left()
         least_s = 2 * (kind.points + kind.warm + 1) * (cost.micro_seconds(dtype, _sizes(wanted, micro)[0]) + update_s)
         least_s += _COMPILE_ROOM_S if wanted.compiles else 0.0
-        has_room = room.seconds > least_s and room.flops > 0 and not has_trained
+        has_room = room.seconds > least_s and room.flops > 0 and not _has_trained(driver)
         record = _effect_record(driver, wanted, config, room if has_room else None)
         if record is None:
             continue
@@ -277,6 +276,11 @@ def _probe(driver: Driver, purpose: str, arguments: dict[str, Any]) -> dict[str,
 def _measured_before(driver: Driver, purpose: str) -> dict[str, Any] | None:
     done = (r for r in driver.ledger.records if r.spec.purpose == purpose and r.ended.outcome == "done")
     return next((r.ended.facts for r in done), None)
+
+
+def _has_trained(driver: Driver) -> bool:
+    """A run that has trained decides by what it knew then."""
+    return any(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in driver.ledger.records)
 
 
 def _next_number(driver: Driver) -> int:

@@ -121,7 +121,7 @@ def _decided(space: Space, path: str, known: dict[Any, Effect]) -> Space:
 
 def _settled(space: Space, path: str, value: Any, reason: str) -> Space:
     """The space with one value of a setting, wherever it exists: what it excludes is still searched without it."""
-    conditional = any(knob.path == path and knob.when for knob in space.knobs)
+    conditional = any(p in space.paths for knob in space.knobs if knob.path == path for p in knob.when)
     if value == KINDS[path].free[0] or not conditional:
         return space.fix({path: value}, reason)
     knobs = tuple(replace(k, choices=(value,), prior=()) if k.path == path else k for k in space.knobs)
