@@ -28,6 +28,8 @@ N_SOUND = 40
 _EFFECT_GRACE_S = 5.0
 """The probe of an effect keeps its time itself; it is killed this long after it."""
 _MICRO_SIZES = (16, 32, 64, 128, 256, 512, 1024)
+_SMALLEST, _LONG_S = 8, 0.05
+"""Effects are measured on smaller steps where one takes longer, down to so many samples."""
 _COMPILE_ROOM_S = 30.0
 """Compiling is not tried with less time for it: it takes tens of seconds."""
 
@@ -134,6 +136,8 @@ def measure_effects(
     broken: Broken = {}
     micro = baseline.batch.micro
     dtype = cost.fastest_precision(micro)
+    while micro > _SMALLEST and cost.micro_seconds(dtype, micro) > _LONG_S:
+        micro //= 2
     config = with_params(plain(baseline), {"precision.dtype": dtype, "batch.size": micro})
     update_s = cost.update_seconds(config.optim.name, config.optim.kernel, config.optim.state)
     for wanted in wanted_effects(space, baseline, config):

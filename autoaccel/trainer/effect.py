@@ -30,7 +30,7 @@ Times = tuple[list[float], list[float]]
 _ROUNDS = 5
 """Blocks of each side, at most."""
 _ENOUGH_S = 0.6
-"""No further block is begun after this time, if there are two of each side."""
+"""No further block is begun after this time."""
 _FEW_BLOCKS_ERROR = 0.05
 """Standard error where there are too few blocks to tell."""
 _POINTS_OF_FLOPS = 48
@@ -192,7 +192,7 @@ def _in_turns(sides: tuple[_Side, _Side], blocks: Blocks, room: Room) -> Times:
         for which in (0, 1) if n % 2 == 0 else (1, 0):
             times[which].append(sides[which].block(blocks.points, blocks.warm))
         spent_s, share = watch.elapsed_s(), (found.flops - before) / room.flops
-        if (n and spent_s > _ENOUGH_S) or max(spent_s / room.seconds, share) > (n + 1) / (n + 2):
+        if spent_s > _ENOUGH_S or max(spent_s / room.seconds, share) > (n + 1) / (n + 2):
             break
     return times
 

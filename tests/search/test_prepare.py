@@ -204,7 +204,7 @@ def test_what_the_baseline_sets_is_measured_like_any_other_setting_and_first() -
     assert bare == BASELINE
     wanted = wanted_effects(load_space("survey").fix({"optim.clip": 1.0}, "pinned"), baseline, bare)
     first = [w.path for w in wanted][:5]
-    assert first == ["optim.sam_rho", "augment.flip", "optim.clip", "compile.mode", "memory.budget"]
+    assert first == ["augment.flip", "optim.clip", "optim.sam_rho", "compile.mode", "memory.budget"]
     budget = next(w for w in wanted if w.path == "memory.budget")
     assert budget.conditions == {"compile.mode": "default"} and budget.compiles
 

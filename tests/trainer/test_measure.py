@@ -15,6 +15,8 @@ from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer.measure import measure_steps
 from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.techniques import optimizers
+from autoaccel.trainer.techniques.optimizers import Muon
 
 Loader = Callable[..., LoadedTask]
 TWO = {"sgd": {"optim.name": "sgd"}, "adamw foreach": {"optim.name": "adamw", "optim.kernel": "foreach"}}
@@ -87,3 +89,19 @@ def test_a_size_that_cannot_be_measured_in_time_is_not_begun(load: Loader) -> No
 
     found = measure(load(model=lambda: Slow(6, 3)), micro=[8, 64], dtypes=["fp32"], room=Room(1.0, math.inf))
     assert [r["micro"] for r in found["micro"]] == [8] and 64 not in seen
+
+
+def test_an_update_that_takes_its_gradients_away_is_timed_with_gradients_all_the_same(
+    load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Muon does."""
+    seen: list[bool] = []
+
+    class Watched(Muon):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(any(p.grad is not None for group in self.param_groups for p in group["params"]))
+            return super().step(closure)
+
+    monkeypatch.setattr(optimizers, "Muon", Watched)
+    measure(load(), optimizers={"muon": {"optim.name": "muon"}}, micro=[8], dtypes=["fp32"])
+    assert len(seen) > 2 and all(seen)
