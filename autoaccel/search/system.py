@@ -110,7 +110,7 @@ def _decided(space: Space, path: str, known: dict[Any, Effect]) -> Space:
     """With the fastest value of a setting, if it was measured and beats the plain one at every size, beyond chance."""
     off = KINDS[path].free[0]
     if not known:
-        tried = space.reasons.get(path) or "there was no time to measure it, or no value fits everywhere"
+        tried = space.reasons.get(path) or "not measured in time"
         return _settled(space, path, off, tried)
     best = min(known, key=lambda value: _worst(known[value]))
     ratio = _worst(known[best])
@@ -143,7 +143,7 @@ def _with_paying_compiler(space: Space, cost: StepCost, baseline: TrainerConfig)
     for mode in [m for m in space.choices("compile.mode") if m not in KINDS["compile.mode"].free]:
         effect = cost.effects.get(("compile.mode", mode))
         if effect is None:
-            space = space.without_choice("compile.mode", mode, f"{mode}: there was no time to measure it")
+            space = space.without_choice("compile.mode", mode, f"{mode}: not measured in time")
             continue
         ratio = _worst(effect)
         steps = break_even_steps(step_s, ratio * step_s, effect.setup_s)
