@@ -34,6 +34,8 @@ class Kind:
     """Whether each of the others is measured; else the first of them stands for all."""
     points: int = 2
     """Steps of a block, spread evenly over the horizon: more where the effect is another one early and late."""
+    rounds: int = 5
+    """Blocks of each side, if they are short: more where the effect decides something."""
     warm: int = 0
     """Steps of a block before those that count: a loader has read ahead while the other side had its turn."""
     share: Callable[[Params], float] = _once
@@ -66,11 +68,11 @@ def _choosing(params: Params) -> float:
 KINDS: dict[str, Kind] = {
     "loader.workers": Kind(free=(0,), multiplies=False, points=24, warm=8),
     "data.echo": Kind(free=(1,), multiplies=False, points=8),
-    "precision.matmul": Kind(free=("highest",), evaluates=True),
-    "memory.format": Kind(free=("contiguous",), evaluates=True),
-    "system.attention": Kind(free=("auto",), evaluates=True),
-    "system.threads": Kind(free=(0,), evaluates=True),
-    "system.cudnn_benchmark": Kind(free=(False,), evaluates=True),
+    "precision.matmul": Kind(free=("highest",), rounds=12, evaluates=True),
+    "memory.format": Kind(free=("contiguous",), rounds=12, evaluates=True),
+    "system.attention": Kind(free=("auto",), rounds=12, evaluates=True),
+    "system.threads": Kind(free=(0,), rounds=12, evaluates=True),
+    "system.cudnn_benchmark": Kind(free=(False,), rounds=12, evaluates=True),
     "augment.policy": Kind(free=("none",), multiplies=False),
     "augment.flip": Kind(free=("none",), multiplies=False),
     "augment.translate": Kind(free=(0,), multiplies=False, by_value=False),

@@ -222,6 +222,7 @@ def _effect_record(driver: Driver, wanted: Wanted, config: TrainerConfig, room: 
         "blocks": {
             "sizes": _sizes(wanted, config.batch.size),
             "points": kind.points,
+            "rounds": kind.rounds,
             "warm": kind.warm,
             "compiles": wanted.compiles,
         },

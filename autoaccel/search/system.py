@@ -116,7 +116,8 @@ def _decided(space: Space, path: str, known: dict[Any, Effect]) -> Space:
     ratio = _worst(known[best])
     if ratio <= WORTH:
         return _settled(space, path, best, f"a step takes {ratio:.2f} of the seconds with {off} (measured)")
-    return _settled(space, path, off, f"no faster here with {best}: {ratio:.2f} of the seconds (measured)")
+    seen = f"{ratio:.2f} of the seconds" if ratio != 1.0 else "no difference beyond chance"
+    return _settled(space, path, off, f"no faster here with {best}: {seen} (measured)")
 
 
 def _settled(space: Space, path: str, value: Any, reason: str) -> Space:

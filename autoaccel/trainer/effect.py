@@ -27,8 +27,6 @@ from autoaccel.trainer.timing import Stopwatch
 
 Times = tuple[list[float], list[float]]
 """Seconds of a sample in each block, without the settings and with them."""
-_ROUNDS = 5
-"""Blocks of each side, at most."""
 _ENOUGH_S = 0.6
 """No further block is begun after this time."""
 _FEW_BLOCKS_ERROR = 0.05
@@ -47,6 +45,8 @@ class Blocks:
     """Batch sizes, in samples, in ascending order."""
     points: int
     """Steps of a block, spread over the horizon."""
+    rounds: int = 5
+    """Blocks of each side, at most."""
     warm: int = 0
     """Steps before those of a block that count."""
     compiles: bool = False
@@ -188,7 +188,7 @@ def _in_turns(sides: tuple[_Side, _Side], blocks: Blocks, room: Room) -> Times:
     times: Times = ([], [])
     found, before = sides[0].found, sides[0].found.flops
     watch = Stopwatch(sides[0].loaded.device)
-    for n in range(_ROUNDS):
+    for n in range(blocks.rounds):
         for which in (0, 1) if n % 2 == 0 else (1, 0):
             times[which].append(sides[which].block(blocks.points, blocks.warm))
         spent_s, share = watch.elapsed_s(), (found.flops - before) / room.flops
