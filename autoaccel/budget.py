@@ -50,6 +50,14 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a measurement may spend."""
+
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True)
 class Budget:
     """Limits on the tuning; the first one reached ends it. None is no limit."""
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autoaccel.budget import Room
 from autoaccel.clock import MonotonicClock
 from autoaccel.config import from_dict, to_params
 from autoaccel.errors import AutoaccelError, UsageError
@@ -23,6 +24,7 @@ from autoaccel.hardware.profile import facts
 from autoaccel.search.attempts import standings
 from autoaccel.search.probes import measure_hardware, measure_step_cost, run_preflight
 from autoaccel.search.trials import Driver
+from autoaccel.space.files import load_space
 from autoaccel.store.ledger import Ledger, last_second, read_ledger, records, spent
 from autoaccel.store.library import library_folder, n_studies
 from autoaccel.store.run import JOB, LEDGER, RESULT, is_active, read_json
@@ -50,7 +52,8 @@ def profile(task: str | None = None) -> dict[str, Any]:
         found = run_preflight(driver) if task else None
         document: dict[str, Any] = {"hardware": measure_hardware(driver, use_cache=False).to_json(), "task": found}
         if found is not None:
-            document["steps"] = measure_step_cost(driver, found, from_dict(found["baseline"]), 10.0, math.inf)
+            space, room = load_space("minimal"), Room(10.0, math.inf)
+            document["steps"] = measure_step_cost(driver, found, from_dict(found["baseline"]), space, room)
         return document
 
 

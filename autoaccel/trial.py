@@ -18,7 +18,9 @@ BOUNDED_METRICS = ("accuracy", "f1", "auc")
 FALLING_METRICS = ("loss", "perplexity")
 """Metrics of which less is better."""
 
-PROBES = ("preflight", "hardware", "step_cost")
+STEP_PROBES = ("step_cost", "soundness", "effect")
+"""What measures steps of a task."""
+PROBES = ("preflight", "hardware", *STEP_PROBES)
 SEARCHING = ("baseline", "first", "reach", "race", "repeat")
 CONFIRMING = ("confirm", "confirm_baseline")
 FAILURES = ("diverged", "oom", "crashed", "timeout")

@@ -1,20 +1,36 @@
 """StepCost: seconds and FLOPs of a whole training, predicted from measured pieces of a step.
 
-    step = accumulation x (forward and backward of a micro-batch) + optimizer;  training = steps + evaluations
+    step = accumulation x (forward and backward of a micro-batch) x what multiplies them + update + what adds to a step
+    training = steps + evaluations + what a first step takes beyond the others
 
-First version: interpolates between the measured micro-batch sizes. Must not run anything.
+Interpolates between the measured micro-batch sizes; effects of settings are in `effects`. Must not run anything.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from autoaccel.config import TrainerConfig
+from autoaccel.cost.effects import KINDS, SHARES, Effect, effect_of, kind_of
 
-READS = ("batch.size", "batch.accumulation", "precision.dtype", "optim.name")
+_OPTIMIZER = ("optim.name", "optim.kernel", "optim.state")
+_BATCH = ("batch.size", "batch.accumulation", "batch.ramp")
+READS = (*_BATCH, "precision.dtype", *_OPTIMIZER, *KINDS, *SHARES)
 """Paths of a config that its predicted cost depends on, besides the horizon and the cadence of evaluations."""
+_read = attrgetter(*READS)
+_RAMP = ((0.5, 4), (0.5, 2))
+"""Shares of batch.ramp, and by what the batch is divided in them."""
+_PIECES_ERROR, _UNKNOWN_ERROR = 0.06, 0.25
+"""Standard errors, in logs: of a step of measured pieces on a machine that is shared, and of an effect that is believed
+from the literature."""
+_Z = 1.645
+"""Half the width of a 90 % interval, in standard errors."""
+
+Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,14 +40,24 @@ class Prediction:
     seconds: float
     flops: float
     step_s: float
+    """One optimizer step of the full batch, averaged over the horizon."""
+    error: float
+    """Standard error of the log of the seconds."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Seconds between which nine of ten trainings are expected to end."""
+        factor = math.exp(_Z * self.error)
+        return self.seconds / factor, self.seconds * factor
 
 
 @dataclass(frozen=True)
 class StepCost:
     """Measured seconds of the pieces of a step.
 
-    `micro`: per precision, (samples, seconds) pairs in ascending order; `optimizer`: seconds of one update by name;
-    `evaluation`: seconds of one pass over the validation set by precision.
+    `micro`: per precision, (samples, seconds) pairs in ascending order; `optimizer`: seconds of one update by its
+    `optimizer_form`; `evaluation`: seconds of one pass over the validation set by precision; `effects`: of other
+    settings, by their `key_of`.
     """
 
     micro: dict[str, tuple[tuple[int, float], ...]]
@@ -39,6 +65,7 @@ class StepCost:
     evaluation: dict[str, float]
     flops_per_sample: float
     evaluation_flops: float
+    effects: dict[tuple[str, Any], Effect] = field(default_factory=dict)
 
     @classmethod
     def from_probe(cls, measured: dict[str, Any], flops_per_sample: float, evaluation_flops: float) -> StepCost:
@@ -49,6 +76,10 @@ class StepCost:
                 micro.setdefault(row["dtype"], []).append((row["micro"], row["seconds"]))
         pairs = {dtype: tuple(sorted(rows)) for dtype, rows in micro.items()}
         return cls(pairs, measured["optimizer"], measured["evaluation"], flops_per_sample, evaluation_flops)
+
+    def with_effects(self, effects: Sequence[tuple[tuple[str, Any], Effect]]) -> StepCost:
+        """With what settings do to a step."""
+        return replace(self, effects=dict(effects))
 
     def micro_seconds(self, dtype: str, samples: int) -> float:
         """Forward and backward of one micro-batch, in seconds; an unmeasured precision is taken as fp32."""
@@ -61,28 +92,82 @@ class StepCost:
         (x0, y0), (x1, y1) = pairs[above - 1], pairs[above]
         return y0 + (y1 - y0) * (samples - x0) / (x1 - x0)
 
+    def update_seconds(self, name: str, kernel: str = "auto", state: str = "fp32") -> float:
+        """One update of the weights; of a form that was not measured, the optimizer's plain one, else the slowest."""
+        known = self.optimizer.get(optimizer_form(name, kernel, state), self.optimizer.get(name))
+        return max(self.optimizer.values(), default=0.0) if known is None else known
+
+    def step_seconds(self, params: Params, size: int) -> float:
+        """One optimizer step of so many samples, in seconds, averaged over the horizon.
+
+        Args:
+            params: settings by dotted path, all of `READS`.
+            size: samples of the step.
+        """
+        pieces = _n_pieces(params, size)
+        small, n_large = divmod(size, pieces)  # micro-batches differ by at most one sample
+        dtype = params["precision.dtype"]
+        model_s = (pieces - n_large) * self.micro_seconds(dtype, small)
+        model_s += n_large * self.micro_seconds(dtype, small + 1) if n_large else 0.0
+        update_s = self.update_seconds(*(params[path] for path in _OPTIMIZER))
+        added_s = 0.0
+        for path in KINDS:
+            kind = kind_of(path, params[path])
+            if params[path] in kind.free:
+                continue
+            effect = effect_of(self.effects, path, params)
+            if kind.multiplies:
+                model_s *= 1 + kind.share(params) * ((effect.ratio(small) if effect else kind.prior) - 1)
+            elif effect is not None:
+                added_s += kind.share(params) * effect.extra_s(size)
+        return float(update_s + max(model_s + added_s, 0.1 * model_s))
+
+    def training(self, params: Params, samples: float, every_samples: int) -> Prediction:
+        """A training on so many samples, evaluated as often.
+
+        Args:
+            params: settings by dotted path, all of `READS`.
+            samples: of the whole training, rounded to full batches; at least one.
+            every_samples: between two evaluations; there is one at the end.
+        """
+        samples = max(1, round(samples / params["batch.size"])) * params["batch.size"]
+        phases = [(share, size, self.step_seconds(params, size)) for share, size in _phases(params)]
+        n_steps = max(1, round(sum(share * samples / size for share, size, _ in phases)))
+        n_evaluations = min(n_steps, math.ceil(samples / every_samples))
+        evaluation_s = self.evaluation.get(params["precision.dtype"]) or self.evaluation.get("fp32", 0.0)
+        flops, setup_s, variance = self.flops_per_sample, 0.0, _PIECES_ERROR**2
+        for path in KINDS:
+            kind = kind_of(path, params[path])
+            if params[path] in kind.free:
+                continue
+            effect, share = effect_of(self.effects, path, params), kind.share(params)
+            flops *= 1 + share * ((effect.flops_ratio if effect else kind.prior) - 1)
+            variance += (share * (max(effect.error) if effect else _UNKNOWN_ERROR)) ** 2
+            setup_s += effect.setup_s if effect else 0.0
+            evaluation_s *= effect.ratio(math.inf) if effect and kind.evaluates else 1.0
+        seconds = sum(share * samples / size * step_s for share, size, step_s in phases)
+        return Prediction(
+            seconds=float(seconds + n_evaluations * evaluation_s + setup_s),
+            flops=float(samples * flops + n_evaluations * self.evaluation_flops),
+            step_s=phases[-1][2],
+            error=math.sqrt(variance),
+        )
+
     def predict(self, config: TrainerConfig) -> Prediction:
         """Seconds and FLOPs of training to the end of the horizon, evaluations included."""
-        batch, dtype = config.batch, config.precision.dtype
-        small, n_large = divmod(batch.size, batch.accumulation)  # micro-batches differ by at most one sample
-        step_s = (batch.accumulation - n_large) * self.micro_seconds(dtype, small)
-        step_s += n_large * self.micro_seconds(dtype, small + 1) if n_large else 0.0
-        step_s += self.optimizer.get(config.optim.name, 0.0)
-        n_steps = self._n_steps(config, step_s)
-        samples = n_steps * batch.size
-        n_evaluations = min(n_steps, math.ceil(samples / config.evaluate.every_samples))
-        evaluation_s = self.evaluation.get(dtype) or self.evaluation.get("fp32", 0.0)
-        flops = samples * self.flops_per_sample + n_evaluations * self.evaluation_flops
-        return Prediction(n_steps * step_s + n_evaluations * evaluation_s, flops, step_s)
+        params = dict(zip(READS, _read(config), strict=True))
+        return self.training(params, self._samples(config, params), config.evaluate.every_samples)
 
-    def _n_steps(self, config: TrainerConfig, step_s: float) -> int:
-        """Steps to the end of the horizon; evaluations count as nothing where it is in seconds or FLOPs."""
-        step_flops = self.flops_per_sample * config.batch.size
-        if config.horizon.unit == "seconds":
-            return max(1, round(config.horizon.seconds / step_s))
-        if config.horizon.unit == "flops" and step_flops:
-            return max(1, round(config.horizon.flops / step_flops))
-        return config.n_steps
+    def _samples(self, config: TrainerConfig, params: Params) -> float:
+        """Samples to the end of the horizon; evaluations count as nothing where it is in seconds or FLOPs."""
+        if config.horizon.unit in ("samples", "steps"):
+            return config.n_steps * config.batch.size
+        most = 10**9 * config.batch.size
+        one = replace(self, evaluation={}, evaluation_flops=0.0).training(params, most, 2**60)
+        limit, spent = config.horizon.seconds, one.seconds
+        if config.horizon.unit == "flops":
+            limit, spent = config.horizon.flops, one.flops
+        return most * limit / spent if spent else config.n_steps * config.batch.size
 
     def slower_precisions(self) -> dict[str, float]:
         """Precisions slower than fp32 at every size measured for both, with the smallest slow-down seen."""
@@ -93,3 +178,26 @@ class StepCost:
             if dtype != "fp32" and ratios and min(ratios) > 1.0:
                 slower[dtype] = min(ratios)
         return slower
+
+    def fastest_precision(self, size: int) -> str:
+        """The precision in which forward and backward of a micro-batch take least."""
+        return min(self.micro, key=lambda dtype: self.micro_seconds(dtype, size), default="fp32")
+
+
+def optimizer_form(name: str, kernel: str = "auto", state: str = "fp32") -> str:
+    """What an optimizer is called whose update is timed: its name, and its kernel or state where they are not plain."""
+    return " ".join([name, *(word for word in (kernel, state) if word not in ("auto", "fp32"))])
+
+
+def _n_pieces(params: Params, size: int) -> int:
+    """Micro-batches of a step: a smaller step has fewer, not smaller ones (`sections.Batch.n_pieces`)."""
+    full, accumulation = params["batch.size"], params["batch.accumulation"]
+    pieces = accumulation if size >= full else math.ceil(size / math.ceil(full / accumulation))
+    return min(int(pieces), size)
+
+
+def _phases(params: Params) -> list[tuple[float, int]]:
+    """(share of the samples, samples of a step) of the parts of a training in which the batch is of one size."""
+    ramp, full = params["batch.ramp"], params["batch.size"]
+    smaller = [(ramp * share, max(1, full // divisor)) for share, divisor in _RAMP] if ramp else []
+    return [*smaller, (1.0 - ramp, full)]

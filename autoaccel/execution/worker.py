@@ -20,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
+from autoaccel.budget import Room
 from autoaccel.config import from_dict
 from autoaccel.errors import AutoaccelError
-from autoaccel.trial import Ended, Report, TrialSpec
+from autoaccel.trial import STEP_PROBES, Ended, Report, TrialSpec
 
 if TYPE_CHECKING:
     from autoaccel.trainer.parts import LoadedTask
@@ -104,8 +105,8 @@ def _run(
             loaded, facts = preflight(source())
         if spec.purpose == "preflight":
             return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
-        if spec.purpose == "step_cost":
-            return _measure_steps(spec, loaded), loaded
+        if spec.purpose in STEP_PROBES:
+            return _measure(spec, loaded), loaded
         from autoaccel.trainer.run import run_training
 
         ended, _ = run_training(loaded, spec, report=report, stopped=lambda: spec.trial in inbox.stopped)
@@ -117,11 +118,18 @@ def _run(
         return Ended(spec.trial, "crashed", message=f"{type(error).__name__}: {error}"), loaded
 
 
-def _measure_steps(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+def _measure(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+    """What steps of the task take."""
+    from autoaccel.trainer.effect import Blocks, measure_effect
     from autoaccel.trainer.measure import measure_steps
+    from autoaccel.trainer.soundness import measure_soundness
 
-    arguments = {**spec.probe, "config": from_dict(spec.probe["config"])}
-    facts = measure_steps(loaded, **arguments)
+    given = {**spec.probe, "config": from_dict(spec.probe["config"]), "room": Room(**spec.probe["room"])}
+    if spec.purpose == "effect":
+        facts = measure_effect(loaded, **{**given, "blocks": Blocks(**spec.probe["blocks"])})
+    else:
+        measure = measure_steps if spec.purpose == "step_cost" else measure_soundness
+        facts = measure(loaded, **given)
     return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
 
 

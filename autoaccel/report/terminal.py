@@ -133,9 +133,13 @@ def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> Non
     )
     for column in ("setting", "baseline", "tuned", "verdict"):
         knobs.add_column(column)
-    for v in result["verdicts"]:
+    told = [v for v in result["verdicts"] if v["baseline"] != v["tuned"] or v["ratio"] or "(measured)" in v["text"]]
+    for v in told:
         knobs.add_row(*(escape(plain(number(v[key]))) for key in ("path", "baseline", "tuned", "text")))
     console.print(knobs)
+    others = [plain(v["path"]) for v in result["verdicts"] if v not in told]
+    if others:
+        console.print(f"as in the baseline: {escape(', '.join(others))}", highlight=False)
     where = escape(plain(run_dir))
     console.print(f"\nconfig: {where}/best/config.json", highlight=False, soft_wrap=True)
     if result.get("extrapolation"):

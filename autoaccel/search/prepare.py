@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autoaccel.budget import Spent, format_duration
+from autoaccel.budget import Room, Spent, format_duration
 from autoaccel.config import TrainerConfig, from_dict, to_params
 from autoaccel.cost.break_even import break_even_steps
 from autoaccel.cost.step_cost import StepCost
@@ -17,16 +17,27 @@ from autoaccel.errors import BudgetTooSmallError, UsageError
 from autoaccel.hardware.profile import HardwareProfile
 from autoaccel.job import Job
 from autoaccel.search.policy import RESERVE_SHARE
-from autoaccel.search.probes import measure_hardware, measure_step_cost, run_preflight
+from autoaccel.search.probes import (
+    measure_effects,
+    measure_hardware,
+    measure_soundness,
+    measure_step_cost,
+    run_preflight,
+)
 from autoaccel.search.question import MIN_CONFIRMATIONS, Question
+from autoaccel.search.system import decided, without_broken, without_memory, without_unsound
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.space.space import Space
 from autoaccel.store.library import Past
-from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, Target
+from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, STEP_PROBES, Target
 
 HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
 """Shares of the budget that measuring may take."""
+PIECES_SHARE = 0.6
+"""Of the time for the step cost: for the pieces of a plain step; the rest is for what settings do to it."""
+SOUNDNESS_SHARE = 0.3
+"""Of what is left of that: for seeing whether the other precisions learn."""
 UNLIMITED_S = 100.0
 """What a budget without a time limit counts as there."""
 COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
@@ -63,15 +74,14 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     limit_s = min(job.budget.seconds or math.inf, job.budget.device_seconds or math.inf)
     limit_s = limit_s if math.isfinite(limit_s) else UNLIMITED_S
     profile = measure_hardware(driver, limit_s=HARDWARE_SHARE * limit_s)
-    limit_flops = STEP_COST_SHARE * job.budget.flops if job.budget.flops else math.inf
-    dtypes = _precisions(space, task)
-    measured = measure_step_cost(driver, task, baseline, STEP_COST_SHARE * limit_s, limit_flops, dtypes)
-    cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
+    space = _usable(space, task, baseline)
+    room = Room(STEP_COST_SHARE * limit_s, STEP_COST_SHARE * job.budget.flops if job.budget.flops else math.inf)
+    space, cost = _measured(driver, job, task, baseline, space, room)
     cost = cost if cost.micro.get("fp32") else rough
     question = Question(
         target=target,
         budget=job.budget,
-        space=without_hopeless_compiling(_restrict(space, task, cost, baseline), cost, baseline, limit_s),
+        space=space,
         baseline=baseline,
         cost=cost,
         floor=0.5 / task["n_validation"] if task["metric"] in BOUNDED_METRICS else 1e-6,
@@ -84,13 +94,35 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     return Prepared(job, question, task, profile, driver.at_s())
 
 
-def _precisions(space: Space, task: dict[str, Any]) -> tuple[str, ...]:
-    """fp32, and what else of the space this task and device can have."""
-    wanted = {choice for knob in space.knobs if knob.path == "precision.dtype" for choice in knob.choices}
-    for row in task["unavailable"]:
-        if row["path"] == "precision.dtype":
-            wanted -= set(row["values"] or wanted)
-    return ("fp32", *sorted(wanted - {"fp32"}))
+def _measured(
+    driver: Driver, job: Job, task: dict[str, Any], baseline: TrainerConfig, space: Space, room: Room
+) -> tuple[Space, StepCost]:
+    """What a step costs here, and the space without what that decides."""
+    began_s = driver.at_s()
+
+    def left(share: float = 1.0) -> Room:
+        spent = sum(r.ended.flops for r in driver.ledger.records if r.spec.purpose in STEP_PROBES)
+        return Room(share * (room.seconds - (driver.at_s() - began_s)), room.flops - spent)
+
+    measured = measure_step_cost(driver, task, baseline, space, left(PIECES_SHARE))
+    cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
+    if not cost.micro.get("fp32"):
+        return space, cost
+    for dtype, ratio in cost.slower_precisions().items():
+        if "precision.dtype" in space.paths:
+            reason = f"{dtype} is {ratio:.1f}x slower than fp32 here (measured)"
+            space = space.without_choice("precision.dtype", dtype, reason)
+    others = [dtype for dtype in space.choices("precision.dtype") if dtype != "fp32"]
+    losses = measure_soundness(driver, baseline, others, cost.predict(baseline).step_s, left(SOUNDNESS_SHARE))
+    space = without_unsound(space, losses)
+    space = without_hopeless_compiling(space, cost, baseline, room.seconds / STEP_COST_SHARE)
+    if job.parallel > 1 and "system.threads" in space.paths:
+        space = space.fix({"system.threads": 0}, "trials that run at once share the cores")
+    if not any("oom" in row for row in measured["micro"]):
+        space = without_memory(space)
+    effects, broken = measure_effects(driver, space, baseline, cost, left)
+    space, cost = without_broken(space, broken), cost.with_effects(effects)
+    return decided(space, cost, baseline), cost
 
 
 def smallest_budget(cost: StepCost, baseline: TrainerConfig, n_train: int, setup_s: float) -> Spent:
@@ -155,16 +187,12 @@ def _rough_cost(task: dict[str, Any], baseline: TrainerConfig) -> StepCost:
     return StepCost(micro, {}, evaluation, task["flops_per_sample"], task["evaluation_flops"])
 
 
-def _restrict(space: Space, task: dict[str, Any], cost: StepCost, baseline: TrainerConfig) -> Space:
-    """The space without what this task or this machine cannot use, each with the reason."""
+def _usable(space: Space, task: dict[str, Any], baseline: TrainerConfig) -> Space:
+    """The space without what this task cannot use, each with the reason."""
     space = space.in_samples(task["n_train"])
     space = space.narrow("batch.size", 1, task["n_train"])
     # A race is never longer than the baseline; four times its length is room for targets the baseline misses.
     space = space.narrow("horizon.samples", 1, 4 * baseline.horizon.samples)
-    for dtype, ratio in cost.slower_precisions().items():
-        if "precision.dtype" in space.paths:
-            reason = f"{dtype} is {ratio:.1f}x slower than fp32 here (measured)"
-            space = space.without_choice("precision.dtype", dtype, reason)
     for row in task["unavailable"]:
         space = _without(space, row)
     return space

@@ -16,7 +16,7 @@ from autoaccel.cost.step_cost import READS
 from autoaccel.errors import UsageError
 from autoaccel.search.attempts import shortfall
 from autoaccel.search.evidence import Curve, bent
-from autoaccel.search.question import HORIZON, Question, config_at, predict, with_horizon
+from autoaccel.search.question import HORIZON, Question, config_at, with_horizon
 from autoaccel.search.setting import Proposal, Setting, distinct
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
@@ -59,20 +59,26 @@ def _pricing(question: Question) -> Callable[[Mapping[str, Any], float], float]:
     It starts with the one evaluation that every training ends with, so that short ones are not priced too low: the
     search would expect, for ever, to gain what the price leaves out.
 
-    A decision prices hundreds of points, and building a config for each took most of its time: the line is remembered
-    for the few settings that the cost depends on. What is no config costs more than there is.
+    A decision prices thousands of points: no config is built for it, and the line is remembered for the settings that
+    the cost depends on. What is no config has a price like any other; `_is_config` tells.
     """
-    long, lines = question.baseline.horizon.samples, dict[tuple[Any, ...], tuple[float, float]]()
+    space, baseline, cost = question.space, question.baseline, question.cost
+    long, every = baseline.horizon.samples, baseline.evaluate.every_samples
+    given = {**to_params(baseline), **question.conditional, **space.fixed}
+    varied = [path for path in READS if path in space.paths]
+    lines: dict[tuple[Any, ...], tuple[float, float]] = {}
+
+    def line(params: Mapping[str, Any]) -> tuple[float, float]:
+        everything = {**given, **params, **space.fixed}
+        everything["batch.accumulation"] = min(everything["batch.accumulation"], everything["batch.size"])
+        short_s, long_s = (cost.training(everything, n, every).seconds for n in (1, long))
+        slope_s = max(1e-12, (long_s - short_s) / max(1, long - 1))
+        return max(0.0, short_s - slope_s), slope_s
 
     def seconds(params: Mapping[str, Any], samples: float) -> float:
-        identity = tuple(params.get(path) for path in READS)
+        identity = tuple([params.get(path) for path in varied])
         if identity not in lines:
-            try:
-                short_s, long_s = (predict(question, _config(question, params, n)).seconds for n in (1, long))
-            except UsageError:  # see `_is_config`
-                return math.inf
-            slope_s = max(1e-12, (long_s - short_s) / max(1, long - 1))
-            lines[identity] = max(0.0, short_s - slope_s), slope_s
+            lines[identity] = line(params)
         fixed_s, slope_s = lines[identity]
         return fixed_s + slope_s * samples
 

@@ -16,7 +16,7 @@ from autoaccel.execution.base import Executor
 from autoaccel.search.attempts import Standing, standings
 from autoaccel.search.translate import as_running
 from autoaccel.store.ledger import Ledger, spent
-from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, Ended, Report, TrialRecord, TrialSpec
+from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, STEP_PROBES, Ended, Report, TrialRecord, TrialSpec
 
 KILL_GRACE_S = 1.0
 """A trial that has not ended this long after its cap (or the end of the budget) is killed."""
@@ -210,7 +210,12 @@ def _show(driver: Driver, running: Mapping[int, Running]) -> None:
     )
 
 
+_STAGES = {"repeat": "race", "first": "first looks", "confirm_baseline": "confirm"} | dict.fromkeys(
+    STEP_PROBES, "step cost"
+)
+"""Of the purposes that are not called so themselves."""
+
+
 def _stage(done: list[TrialRecord], running: Running | None) -> str:
     purpose = running.spec.purpose if running else (done[-1].spec.purpose if done else "start")
-    names = {"repeat": "race", "first": "first looks", "confirm_baseline": "confirm", "step_cost": "step cost"}
-    return names.get(purpose, purpose)
+    return _STAGES.get(purpose, purpose)

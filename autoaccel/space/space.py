@@ -38,6 +38,10 @@ class Space:
         """Paths that are searched, each once, in order."""
         return tuple(dict.fromkeys(knob.path for knob in self.knobs))
 
+    def choices(self, path: str) -> tuple[Any, ...]:
+        """All values a setting can have, each once; none if it has a range or is not searched."""
+        return tuple(dict.fromkeys(choice for knob in self.knobs if knob.path == path for choice in knob.choices))
+
     def active(self, params: Mapping[str, Any]) -> tuple[Knob, ...]:
         """Knobs whose conditions hold at a point."""
         everything = {**self.fixed, **params}
@@ -52,8 +56,8 @@ class Space:
             value = point.get(knob.path)
             if knob.is_numeric:
                 point[knob.path] = knob.clip(knob.low if value is None else value)
-            elif value not in knob.choices:
-                point[knob.path] = knob.choices[0]
+            else:  # of the choice's own type: False equals 0
+                point[knob.path] = knob.choices[knob.choices.index(value) if value in knob.choices else 0]
         return point
 
     def fix(self, values: Params, reason: str) -> Space:

@@ -1,28 +1,31 @@
 """Measured seconds of the pieces of a step: forward and backward per micro-batch and precision, optimizer, evaluation.
 
-Runs in a worker and returns plain rows; `cost.step_cost` reads them. Must not interpret what it measures.
+Runs in a worker and returns plain rows; `cost.step_cost` reads them. Must not interpret what it measures; what other
+settings do to a step is measured in `effect`.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig, with_params
 from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
 from autoaccel.trainer.evaluate import evaluate
-from autoaccel.trainer.losses import forward
-from autoaccel.trainer.parts import LoadedTask, Parts
+from autoaccel.trainer.loop import gradients
+from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
 from autoaccel.trainer.timing import Stopwatch
 
-_REPEATS = 5
+_REPEATS = 9
 _HOPELESS = 3.0
 """How many times slower than fp32 a precision may be at the smallest size to be measured at others: where it is
 emulated (bf16 on most CPUs) a single large micro-batch can take minutes."""
@@ -34,8 +37,8 @@ def measure_steps(
     *,
     micro: list[int],
     dtypes: list[str],
-    limit_s: float,
-    limit_flops: float,
+    optimizers: dict[str, dict[str, Any]],
+    room: Room,
 ) -> dict[str, Any]:
     """Median seconds of each piece; rows that did not fit into the limits are missing, rows out of memory say so.
 
@@ -44,39 +47,56 @@ def measure_steps(
         config: everything that is not varied here.
         micro: micro-batch sizes, in samples.
         dtypes: precisions to try.
-        limit_s: seconds to spend.
-        limit_flops: FLOPs to spend.
+        optimizers: by a name of your own, settings of each optimizer to time; the first one first of all.
+        room: what may be spent.
 
     Returns:
         {"micro": [{"dtype", "micro", "seconds" or "oom"}], "optimizer": {name: seconds},
          "evaluation": {dtype: seconds}, "flops": spent}
     """
     keep_freed_memory()
-    watch, spent = Stopwatch(loaded.device), 0.0
-    rows: list[dict[str, Any]] = []
-    optimizer: dict[str, float] = {}
-    evaluation: dict[str, float] = {}
-    plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant"}  # what both can have
+    watch = Stopwatch(loaded.device)
+    found: dict[str, Any] = {"micro": [], "optimizer": {}, "evaluation": {}, "flops": 0.0}
+
+    def time_update(name: str) -> None:
+        # What all of them can have.
+        plain = {"optim.kernel": "auto", "optim.state": "fp32", "schedule.name": "constant", "average.name": "none"}
+        found["optimizer"][name] = _optimizer_seconds(loaded, with_params(config, {**plain, **optimizers[name]}))
+
+    first, *others = optimizers
     with seeded(0), process_settings(config):
-        for name in ("sgd", "adamw"):
-            optimizer[name] = _optimizer_seconds(loaded, with_params(config, {**plain, "optim.name": name}))
-        parts = {dtype: build(loaded, with_params(config, {"precision.dtype": dtype})) for dtype in dtypes}
-        ended: set[str] = set()
-        for dtype, size in _in_order(micro, dtypes):
-            n_flops = loaded.flops_per_sample * size * (_REPEATS + 1)
-            end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
-            if dtype in ended or end_s > limit_s or spent + n_flops > limit_flops:
-                ended.add(dtype)
-                continue
-            rows.append(_micro_row(loaded, parts[dtype], dtype, size))
-            spent += n_flops
-            if _beaten(rows) or ("oom" in rows[-1] and dtype == "fp32"):
-                ended.add(dtype)
-            has_room = watch.elapsed_s() <= limit_s and spent + loaded.evaluation_flops <= limit_flops
-            if has_room and dtype not in evaluation and not _beaten(rows):
-                evaluation[dtype] = _evaluation_seconds(loaded, parts[dtype])
-                spent += loaded.evaluation_flops
-    return {"micro": rows, "optimizer": optimizer, "evaluation": evaluation, "flops": spent}
+        time_update(first)
+        _measure_micro(loaded, config, _in_order(micro, dtypes), room, found)
+        for name in others:
+            if watch.elapsed_s() > room.seconds:
+                break
+            time_update(name)
+    return found
+
+
+def _measure_micro(
+    loaded: LoadedTask, config: TrainerConfig, pairs: list[tuple[str, int]], room: Room, found: dict[str, Any]
+) -> None:
+    """Add the rows of forward and backward, and an evaluation in each precision that is no hopeless one."""
+    watch, rows, ended = Stopwatch(loaded.device), found["micro"], set[str]()
+    parts: dict[str, Parts] = {}
+    for dtype, size in pairs:
+        end_s = watch.elapsed_s() + _expected_s(rows, dtype, size)
+        most = (room.flops - found["flops"]) / (loaded.flops_per_sample * size) if loaded.flops_per_sample else math.inf
+        if dtype in ended or end_s > room.seconds or most < 2:
+            ended.add(dtype)
+            continue
+        if dtype not in parts:
+            parts[dtype] = build(loaded, with_params(config, {"precision.dtype": dtype}))
+        row, n = _micro_row(loaded, parts[dtype], dtype, size, most)
+        rows.append(row)
+        found["flops"] += n * loaded.flops_per_sample * size
+        if _beaten(rows) or ("oom" in row and dtype == "fp32"):
+            ended.add(dtype)
+        has_room = watch.elapsed_s() <= room.seconds and found["flops"] + loaded.evaluation_flops <= room.flops
+        if has_room and dtype not in found["evaluation"] and not _beaten(rows):
+            found["evaluation"][dtype] = _evaluation_seconds(loaded, parts[dtype])
+            found["flops"] += loaded.evaluation_flops
 
 
 def _in_order(micro: list[int], dtypes: list[str]) -> list[tuple[str, int]]:
@@ -96,19 +116,22 @@ def _expected_s(rows: list[dict[str, Any]], dtype: str, size: int) -> float:
     return 2 * size * min(known, default=0.0)
 
 
-def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int) -> dict[str, Any]:
+def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int, most: float) -> tuple[dict[str, Any], int]:
+    """A row, and how often its size was run: at most `most` times."""
+    step, n = Step(0, 0, 0.0, size), 0
+
     def one() -> None:
-        batch = loaded.train.take(parts.order.draw(0, size, 0.0).indices[:size])
-        with parts.autocast():
-            out = forward(loaded.task, parts.model, parts.loss, batch)
-        out.loss.backward()
+        nonlocal n
+        n += 1
+        gradients(loaded, parts, step, parts.order.draw(0, size, 0.0))
+        parts.optimizer.zero_grad(set_to_none=True)
 
     row: dict[str, Any] = {"dtype": dtype, "micro": size}
     try:
-        return {**row, "seconds": _median_seconds(loaded, one)}
+        return {**row, "seconds": _median_seconds(loaded, one, most)}, n
     except Exception as error:
         if is_out_of_memory(error):
-            return {**row, "oom": True}
+            return {**row, "oom": True}, n
         raise
     finally:
         parts.optimizer.zero_grad(set_to_none=True)
@@ -125,9 +148,12 @@ def _beaten(rows: list[dict[str, Any]]) -> bool:
 
 def _optimizer_seconds(loaded: LoadedTask, config: TrainerConfig) -> float:
     parts = build(loaded, config)
-    for parameter in parts.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    return _median_seconds(loaded, parts.update)
+
+    def differentiate() -> None:  # before every update: some take the gradients away
+        for parameter in parts.model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+
+    return _median_seconds(loaded, parts.update, before=differentiate)
 
 
 def _evaluation_seconds(loaded: LoadedTask, parts: Parts) -> float:
@@ -136,10 +162,14 @@ def _evaluation_seconds(loaded: LoadedTask, parts: Parts) -> float:
     return watch.elapsed_s()
 
 
-def _median_seconds(loaded: LoadedTask, run: Callable[[], Any]) -> float:
-    """Median of a few runs after one that warms up; fewer where one run is long."""
+def _median_seconds(
+    loaded: LoadedTask, run: Callable[[], Any], most: float = math.inf, before: Callable[[], Any] = lambda: None
+) -> float:
+    """Median of a few runs after one that warms up; fewer where one run is long, and never more than `most` in all.
+    What comes before each of them is not timed."""
     times: list[float] = []
-    for repeat in range(_REPEATS + 1):
+    for repeat in range(min(_REPEATS + 1, math.floor(min(most, 1e9)))):
+        before()
         watch = Stopwatch(loaded.device)
         run()
         times.append(watch.elapsed_s())

@@ -25,9 +25,9 @@ from autoaccel.search.prepare import prepare
 from autoaccel.search.trials import Driver
 from autoaccel.store.ledger import Entry, read_ledger
 from autoaccel.store.run import LEDGER
-from autoaccel.trial import CONFIRMING, PROBES, SEARCHING
+from autoaccel.trial import CONFIRMING, PROBES, SEARCHING, STEP_PROBES
 
-UNCHARGED = ("hardware", "step_cost")
+UNCHARGED = ("hardware", *STEP_PROBES)
 """Probes that peers do not use, beyond the space that all methods share."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import pytest
 
 from autoaccel.budget import parse_budget
 from autoaccel.clock import ManualClock
-from autoaccel.config import to_dict
-from autoaccel.cost.step_cost import StepCost
+from autoaccel.config import to_dict, to_params, with_params
+from autoaccel.cost.effects import kind_of
+from autoaccel.cost.step_cost import StepCost, optimizer_form
 from autoaccel.errors import BudgetTooSmallError, EnvironmentFaultError, UsageError
 from autoaccel.execution.simulated import Course
 from autoaccel.job import Job
-from autoaccel.search.prepare import Prepared, _precisions, plan, prepare, smallest_budget
+from autoaccel.search.prepare import Prepared, plan, prepare, smallest_budget
+from autoaccel.search.probes import _optimizers, plain, wanted_effects
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.trial import Ended, TrialRecord, TrialSpec
@@ -62,19 +64,21 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Worker:
-    """Answers probes, a second of budget each, and counts them."""
+    """Answers probes, a second of budget each (none for effects), and counts them."""
 
     def __init__(self, task: dict[str, Any] | None = None, steps: dict[str, Any] | None = None) -> None:
         self.facts = {
             "preflight": {**TASK, **(task or {})},
             "hardware": HARDWARE,
             "step_cost": {**STEPS, **(steps or {})},
+            "soundness": {"losses": {}, "flops": 0.0},
+            "effect": {"sizes": [], "failed": "", "flops": 0.0},
         }
         self.asked: list[str] = []
 
     def __call__(self, spec: TrialSpec) -> Course:
         self.asked.append(spec.purpose)
-        return Course((), "done", 1.0, self.facts[spec.purpose])
+        return Course((), "done", 0.0 if spec.purpose == "effect" else 1.0, self.facts[spec.purpose])
 
 
 @pytest.fixture
@@ -99,11 +103,12 @@ def test_the_question_comes_from_what_was_measured(tmp_path: Path) -> None:
     assert (question.target.value, question.target.metric, question.seed) == (0.9, "accuracy", 3)
     assert question.floor == 0.5 / 400 and question.baseline == BASELINE
     assert question.cost.micro["fp32"] == COST.micro["fp32"]
-    assert ready.setup_s == pytest.approx(3.0, abs=0.01)
+    assert ready.setup_s == pytest.approx(3.0, abs=0.02)
     ranges = {k.path: (k.low, k.high) for k in question.space.knobs if k.is_numeric}
     assert ranges["batch.size"] == (16, N_TRAIN)
     assert ranges["horizon.samples"] == (250, 60_000)
-    assert question.space.fixed == {"precision.dtype": "fp32"}
+    assert question.space.fixed["precision.dtype"] == "fp32"
+    assert question.space.fixed["memory.format"] == "contiguous"
     assert question.space.reasons["precision.dtype"] == "bf16 is 3.0x slower than fp32 here (measured)"
 
 
@@ -144,20 +149,203 @@ def test_a_pin_the_task_cannot_use_is_refused(tmp_path: Path, pin: dict[str, Any
     assert space.fixed.items() >= off.items()
 
 
-def test_the_precisions_of_the_space_that_the_task_can_have_are_measured(tmp_path: Path) -> None:
+def test_the_precisions_of_the_space_that_the_task_can_have_are_measured(
+    tmp_path: Path, running: tuple[Driver, Worker]
+) -> None:
     no_float8 = {"path": "precision.dtype", "off": "fp32", "values": ["float8"], "reason": "it needs a GPU"}
-    assert _precisions(load_space("minimal"), TASK) == ("fp32", "bf16")
-    assert _precisions(load_space("survey"), TASK) == ("fp32", "bf16", "float8", "fp16")
-    assert _precisions(load_space("survey"), {**TASK, "unavailable": [no_float8]}) == ("fp32", "bf16", "fp16")
+    opened, worker = running
+    worker.facts["preflight"]["unavailable"] = [no_float8]
+    prepare(opened, job(space="survey"))
+    asked = next(r.spec.probe for r in opened.ledger.records if r.spec.purpose == "step_cost")
+    assert asked["dtypes"] == ["fp32", "bf16", "fp16"]
+    assert "adamw int8" in asked["optimizers"]
 
 
-@pytest.mark.parametrize(("budget", "searched"), [("60s", False), ("10m", True)])
-def test_compiling_is_searched_where_the_budget_can_earn_it_back(tmp_path: Path, budget: str, searched: bool) -> None:
-    space = prepared(tmp_path, job(budget, space="survey")).question.space
-    assert ("compile.mode" in space.paths) == searched
+def test_what_the_task_cannot_use_is_not_measured(tmp_path: Path, running: tuple[Driver, Worker]) -> None:
+    opened, worker = running
+    no_state = {"path": "optim.state", "off": "fp32", "values": None, "reason": "it needs CUDA"}
+    no_images = {"path": "augment.flip", "off": "none", "values": None, "reason": "it needs images"}
+    worker.facts["preflight"]["unavailable"] = [no_state, no_images]
+    prepare(opened, job("10m", space="survey"))
+    asked = [r.spec.probe for r in opened.ledger.records]
+    assert not any("int8" in form for probe in asked for form in probe.get("optimizers", {}))
+    assert not any("augment.flip" in probe.get("params", {}) for probe in asked)
+    assert any("augment.cutout" in probe.get("params", {}) for probe in asked)
+
+
+def test_the_optimizers_of_the_space_are_timed_that_of_the_baseline_first() -> None:
+    assert list(_optimizers(load_space("minimal"), BASELINE)) == ["adamw", "sgd"]
+    foreach = with_params(BASELINE, {"optim.name": "sgd", "optim.kernel": "foreach"})
+    assert list(_optimizers(load_space("minimal"), foreach)) == ["sgd foreach", "sgd", "adamw"]
+    survey = _optimizers(load_space("survey"), BASELINE)
+    assert {"muon", "lamb loop", "adamw foreach", "adamw int8", "schedule_free_sgd foreach"} < survey.keys()
+    for form, params in survey.items():
+        config = with_params(BASELINE, {**params, "schedule.name": "constant"})
+        assert optimizer_form(config.optim.name, config.optim.kernel, config.optim.state) == form
+
+
+@pytest.mark.parametrize("name", ["minimal", "image", "text", "table", "survey"])
+def test_every_effect_that_is_measured_is_one_of_a_valid_config(name: str) -> None:
+    wanted = wanted_effects(load_space(name), BASELINE, plain(BASELINE))
+    assert len({w.key for w in wanted}) == len(wanted)
+    for effect in wanted:
+        without = with_params(BASELINE, dict(effect.conditions))
+        assert to_params(without)[effect.path] in kind_of(effect.path, effect.value).free
+        assert to_params(with_params(without, dict(effect.params)))[effect.path] == effect.value
+    paths = [w.path for w in wanted]
+    assert paths.count("optim.sam_rho") == (name == "survey"), "its radius does not change what it costs"
+
+
+def test_what_the_baseline_sets_is_measured_like_any_other_setting_and_first() -> None:
+    """A plain step has none of it."""
+    own = {"augment.flip": "random", "compile.mode": "default", "memory.budget": 0.7, "optim.sam_rho": 0.1}
+    baseline = with_params(BASELINE, own)
+    bare = plain(baseline)
+    assert bare == BASELINE
+    wanted = wanted_effects(load_space("survey").fix({"optim.clip": 1.0}, "pinned"), baseline, bare)
+    first = [w.path for w in wanted][:5]
+    assert first == ["augment.flip", "optim.clip", "optim.sam_rho", "compile.mode", "memory.budget"]
+    budget = next(w for w in wanted if w.path == "memory.budget")
+    assert budget.conditions == {"compile.mode": "default"} and budget.compiles
+
+
+def measured_effects(tmp_path: Path, answer: Callable[[TrialSpec], Course], **settings: Any) -> tuple[Prepared, int]:
+    """What is known after probes of effects that `answer` makes up, and how many there were."""
+    worker = Worker()
+    with driver(tmp_path, lambda spec: answer(spec) if spec.purpose == "effect" else worker(spec)) as opened:
+        ready = prepare(opened, job("10m", space="survey", **settings))
+        return ready, sum(r.spec.purpose == "effect" for r in opened.ledger.records)
+
+
+def seconds(spec: TrialSpec, ratio: float, **more: Any) -> Course:
+    """A setting with which a sample takes so many times its time."""
+    n = len(spec.probe["blocks"]["sizes"])
+    found = {"sizes": spec.probe["blocks"]["sizes"], "plain_s": [1e-4] * n, "changed_s": [1e-4 * ratio] * n}
+    found |= {"error": [0.01] * n, "setup_s": 0.0, "flops_ratio": 1.0, "flops": 5.0, "failed": "", **more}
+    return Course((), "done", 0.01, found)
+
+
+def test_effects_are_measured_and_decide_what_changes_seconds_alone(tmp_path: Path) -> None:
+    """channels_last takes half the seconds, what else is measured a tenth more; one kernel kills its worker."""
+
+    def answer(spec: TrialSpec) -> Course:
+        params = spec.probe["params"]
+        if params.get("system.attention") == "math":
+            return Course((), "crashed", 1.0, message="signal 11")
+        if "augment.policy" in params:
+            return seconds(spec, 1.0, sizes=[], failed="it needs something")
+        return seconds(spec, 0.5 if "memory.format" in params else 1.1)
+
+    ready, n = measured_effects(tmp_path, answer)
+    space, cost = ready.question.space, ready.question.cost
+    assert space.fixed["memory.format"] == "channels_last" and "0.50 of the seconds" in space.reasons["memory.format"]
+    assert space.fixed["system.attention"] == "auto" and space.fixed["memory.checkpointing"] == "none"
+    assert space.fixed["system.threads"] == 0 and "1.10 of the seconds" in space.reasons["system.threads"]
+    assert space.fixed["augment.policy"] == "none" and "it needs something" in space.reasons["augment.policy"]
+    assert ("system.attention", "math") not in cost.effects and n > 20
+    sam = with_params(BASELINE, {"optim.sam_rho": 0.5, "optim.sam_every": 2})
+    assert cost.predict(sam).step_s > cost.predict(BASELINE).step_s
+
+
+FALLING = [2.0 - 0.04 * step for step in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"),
+    [
+        (FALLING, ""),
+        ([1.05 * loss for loss in FALLING], ""),
+        ([2.0] * 40, "above that of fp32"),
+        ([*FALLING[:39], None], "not finite"),
+    ],
+)
+def test_a_precision_that_does_not_learn_is_not_searched(tmp_path: Path, losses: list[float | None], why: str) -> None:
+    """Of two that are fast enough, one is watched for its first steps."""
+    rows = [{"dtype": d, "micro": 64, "seconds": s} for d, s in (("fp32", 0.01), ("bf16", 0.005), ("fp16", 0.005))]
+    with driver(tmp_path, worker := Worker(steps={"micro": rows})) as opened:
+        worker.facts["soundness"]["losses"] = {"fp32": FALLING, "bf16": losses, "fp16": FALLING}
+        space = prepare(opened, job("10m", space="survey")).question.space
+        asked = next(r.spec.probe for r in opened.ledger.records if r.spec.purpose == "soundness")
+    assert asked["dtypes"] == ["fp32", "bf16", "fp16", "float8"]
+    assert ("bf16" in space.choices("precision.dtype")) == (not why)
+    assert why in space.reasons.get("precision.dtype", "") and "fp16" in space.choices("precision.dtype")
+
+
+def test_a_win_at_one_size_alone_decides_nothing(tmp_path: Path) -> None:
+    def answer(spec: TrialSpec) -> Course:
+        mixed = [0.5e-4, 1.2e-4][: len(spec.probe["blocks"]["sizes"])]
+        return seconds(spec, 1.0, **({"changed_s": mixed} if "memory.format" in spec.probe["params"] else {}))
+
+    ready, _ = measured_effects(tmp_path, answer)
+    assert ready.question.space.fixed["memory.format"] == "contiguous"
+
+
+def test_what_was_not_measured_is_off_and_says_why(tmp_path: Path) -> None:
+    ready, _ = measured_effects(tmp_path, lambda spec: Course((), "timeout", 1.0))
+    space = ready.question.space
+    assert space.fixed["memory.format"] == "contiguous"
+    assert "not measured in time" in space.reasons["memory.format"]
+    assert "augment.policy" in space.paths, "what changes what is learned is searched all the same"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "setup_s", "searched"), [(0.5, 0.01, True), (0.5, 60.0, False), (0.99, 0.0, False), (1.2, 0.0, False)]
+)
+def test_compiling_is_searched_where_a_training_of_the_baselines_length_earns_it_back(
+    tmp_path: Path, ratio: float, setup_s: float, searched: bool
+) -> None:
+    def answer(spec: TrialSpec) -> Course:
+        compiles = "compile.mode" in spec.probe["params"]
+        return seconds(spec, ratio if compiles else 1.0, setup_s=setup_s if compiles else 0.0)
+
+    ready, _ = measured_effects(tmp_path, answer)
+    assert ("compile.mode" in ready.question.space.paths) == searched
     if not searched:
-        assert space.fixed["compile.mode"] == "off"
-        assert "compiling takes about 30s" in space.reasons["compile.mode"] and "2m" in space.reasons["compile.mode"]
+        assert "(measured)" in ready.question.space.reasons["compile.mode"]
+
+
+def test_trials_that_run_at_once_share_the_cores(tmp_path: Path) -> None:
+    ready, _ = measured_effects(tmp_path, lambda spec: seconds(spec, 0.5), parallel=2)
+    assert ready.question.space.fixed["system.threads"] == 0
+    assert ready.question.space.fixed["memory.format"] == "channels_last"
+
+
+def test_a_run_that_has_trained_measures_no_further_effects_and_knows_those_it_has(tmp_path: Path) -> None:
+    """A second session decides by what the first one knew."""
+    asked: list[Any] = []
+
+    def answer(spec: TrialSpec) -> Course:
+        if spec.purpose != "effect":
+            return worker(spec)
+        asked.append(spec.probe["params"])
+        return seconds(spec, 0.5) if "memory.format" in spec.probe["params"] else Course((), "timeout", 1.0)
+
+    worker = Worker()
+    with driver(tmp_path, answer) as opened:
+        first = prepare(opened, job("10m", space="survey"))
+        n = len(asked)
+        trained = TrialRecord(TrialSpec(999, "baseline", BASELINE), (), Ended(999, "hit", 1.0))
+        opened.ledger.end_trial(opened.at_s(), trained)
+        second = prepare(opened, job("10m", space="survey"))
+    assert len(asked) == n > 20
+    assert first.question.space == second.question.space and first.question.cost == second.question.cost
+
+
+def test_ctrl_c_during_a_probe_of_an_effect_ends_the_run(tmp_path: Path) -> None:
+    worker, stopped = Worker(), [False]
+
+    def answer(spec: TrialSpec) -> Course:
+        stopped[0] = spec.purpose == "effect"
+        return seconds(spec, 1.0) if spec.purpose == "effect" else worker(spec)
+
+    with driver(tmp_path, answer) as opened, pytest.raises(KeyboardInterrupt):
+        prepare(replace(opened, interrupted=lambda: stopped[0]), job("10m", space="survey"))
+
+
+def test_compiling_is_not_even_tried_where_the_budget_cannot_earn_it_back(tmp_path: Path) -> None:
+    space = prepared(tmp_path, job("60s", space="survey")).question.space
+    assert space.fixed["compile.mode"] == "off"
+    assert "compiling takes about 30s" in space.reasons["compile.mode"] and "2m" in space.reasons["compile.mode"]
 
 
 def test_a_task_without_a_target_needs_one(tmp_path: Path) -> None:
@@ -208,11 +396,12 @@ def test_without_a_measured_step_the_two_of_the_preflight_do(tmp_path: Path) -> 
 def test_a_second_session_measures_nothing_again(tmp_path: Path, running: tuple[Driver, Worker]) -> None:
     first, worker = running
     ready = prepare(first, job())
-    assert worker.asked == ["preflight", "hardware", "step_cost"]
+    asked = list(worker.asked)
+    assert asked[:3] == ["preflight", "hardware", "step_cost"] and set(asked[3:]) == {"effect"}
     first.ledger.close()
     with driver(tmp_path, worker) as second:
         again = prepare(second, job())
-    assert worker.asked == ["preflight", "hardware", "step_cost"]
+    assert worker.asked == asked
     assert again.question == ready.question and again.profile == ready.profile
 
 

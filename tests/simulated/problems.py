@@ -20,6 +20,7 @@ from autoaccel.execution.base import Executor
 from autoaccel.execution.simulated import Course, Point, SimulatedExecutor
 from autoaccel.search.loop import run_study
 from autoaccel.search.question import Question
+from autoaccel.search.system import decided
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.store.ledger import Ledger, last_second
@@ -76,6 +77,7 @@ def question(budget: Budget, target: float = 0.86, seed: int = 0, baseline: Trai
     """What a study of these problems is asked."""
     space = load_space("minimal").in_samples(N_TRAIN).narrow("batch.size", 1, N_TRAIN)
     space = space.narrow("horizon.samples", 1, 4 * baseline.horizon.samples).fix({"precision.dtype": "fp32"}, "by hand")
+    space = decided(space, COST, baseline)
     return Question(
         target=Target(target),
         budget=budget,

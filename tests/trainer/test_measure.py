@@ -11,15 +11,19 @@ import pytest
 import torch
 from torch import nn
 
+from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer.measure import measure_steps
 from autoaccel.trainer.parts import LoadedTask
+from autoaccel.trainer.techniques import optimizers
+from autoaccel.trainer.techniques.optimizers import Muon
 
 Loader = Callable[..., LoadedTask]
+TWO = {"sgd": {"optim.name": "sgd"}, "adamw foreach": {"optim.name": "adamw", "optim.kernel": "foreach"}}
 
 
 def measure(loaded: LoadedTask, **changes: Any) -> dict[str, Any]:
-    given = {"micro": [8, 16], "dtypes": ["fp32", "bf16"], "limit_s": 60.0, "limit_flops": math.inf}
+    given = {"micro": [8, 16], "dtypes": ["fp32", "bf16"], "optimizers": TWO, "room": Room(60.0, math.inf)}
     return measure_steps(loaded, TrainerConfig(), **{**given, **changes})
 
 
@@ -27,7 +31,7 @@ def test_every_piece_is_measured(load: Loader) -> None:
     found = measure(load())
     assert [(r["dtype"], r["micro"]) for r in found["micro"] if r["dtype"] == "fp32"] == [("fp32", 8), ("fp32", 16)]
     assert all(r["seconds"] > 0 for r in found["micro"])
-    assert set(found["optimizer"]) == {"sgd", "adamw"}
+    assert found["optimizer"].keys() == TWO.keys() and all(s > 0 for s in found["optimizer"].values())
     assert found["evaluation"]["fp32"] > 0
 
 
@@ -51,13 +55,13 @@ def test_a_failure_is_not_taken_for_exhausted_memory(load: Loader) -> None:
 
 def test_flops_are_charged_and_never_exceed_their_limit(load: Loader) -> None:
     full = measure(load(), dtypes=["fp32"])
-    assert full["flops"] == 10 * (8 + 16) * 6 + 300
-    assert measure(load(), limit_flops=500.0, dtypes=["fp32"])["flops"] <= 500
-    assert measure(load(), limit_flops=100.0, dtypes=["fp32"])["micro"] == []
+    assert full["flops"] == 10 * (8 + 16) * 10 + 300
+    assert measure(load(), room=Room(60.0, 500.0), dtypes=["fp32"])["flops"] <= 500
+    assert measure(load(), room=Room(60.0, 90.0), dtypes=["fp32"])["micro"] == []
 
 
 def test_no_time_no_rows(load: Loader) -> None:
-    assert measure(load(), limit_s=0.0)["micro"] == []
+    assert measure(load(), room=Room(0.0, math.inf))["micro"] == []
 
 
 def test_a_precision_that_is_emulated_is_given_up_at_the_smallest_size(load: Loader) -> None:
@@ -83,5 +87,21 @@ def test_a_size_that_cannot_be_measured_in_time_is_not_begun(load: Loader) -> No
             time.sleep(0.01 * len(x))
             return super().forward(x)
 
-    found = measure(load(model=lambda: Slow(6, 3)), micro=[8, 64], dtypes=["fp32"], limit_s=1.0)
+    found = measure(load(model=lambda: Slow(6, 3)), micro=[8, 64], dtypes=["fp32"], room=Room(1.0, math.inf))
     assert [r["micro"] for r in found["micro"]] == [8] and 64 not in seen
+
+
+def test_an_update_that_takes_its_gradients_away_is_timed_with_gradients_all_the_same(
+    load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Muon does."""
+    seen: list[bool] = []
+
+    class Watched(Muon):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(any(p.grad is not None for group in self.param_groups for p in group["params"]))
+            return super().step(closure)
+
+    monkeypatch.setattr(optimizers, "Muon", Watched)
+    measure(load(), optimizers={"muon": {"optim.name": "muon"}}, micro=[8], dtypes=["fp32"])
+    assert len(seen) > 2 and all(seen)

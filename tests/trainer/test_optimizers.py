@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig, with_params
 from autoaccel.errors import UsageError
 from autoaccel.sections import KERNELS, Optim
@@ -262,6 +263,7 @@ def test_options_of_the_space_survive_a_measurement(load: Loader) -> None:
     """Steps are measured from the baseline, which may use what sgd does not have."""
     from autoaccel.trainer.measure import measure_steps
 
+    both = {name: {"optim.name": name} for name in ("sgd", "adamw")}
     base = with_params(TrainerConfig(), {"optim.name": "schedule_free_adamw", "optim.kernel": "foreach"})
-    found = measure_steps(load(), base, micro=[8], dtypes=["fp32"], limit_s=9.0, limit_flops=1e9)
+    found = measure_steps(load(), base, micro=[8], dtypes=["fp32"], optimizers=both, room=Room(9.0, 1e9))
     assert set(found["optimizer"]) == {"sgd", "adamw"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig, from_dict
 from autoaccel.errors import UsageError
 from autoaccel.sections import Data
@@ -60,7 +61,8 @@ def test_a_baseline_with_it_is_tried_and_measured(
     mine = config(ORDERS[kind])
     loaded, facts = preflight(make_task(baseline=mine))
     assert from_dict(facts["baseline"]) == mine
-    found = measure_steps(loaded, mine, micro=[4, 8], dtypes=["fp32"], limit_s=60.0, limit_flops=1e12)
+    room, own = Room(60.0, 1e12), {"adamw": {"optim.name": "adamw"}}
+    found = measure_steps(loaded, mine, micro=[4, 8], dtypes=["fp32"], optimizers=own, room=room)
     assert [row["micro"] for row in found["micro"]] == [4, 8] and all("seconds" in row for row in found["micro"])
 
 
