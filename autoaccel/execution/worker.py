@@ -106,6 +106,8 @@ def _run(
             return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
         if spec.purpose == "step_cost":
             return _measure_steps(spec, loaded), loaded
+        if spec.purpose == "breakdown":
+            return _measure_breakdown(spec, loaded), loaded
         from autoaccel.trainer.run import run_training
 
         ended, _ = run_training(loaded, spec, report=report, stopped=lambda: spec.trial in inbox.stopped)
@@ -122,6 +124,13 @@ def _measure_steps(spec: TrialSpec, loaded: LoadedTask) -> Ended:
 
     arguments = {**spec.probe, "config": from_dict(spec.probe["config"])}
     facts = measure_steps(loaded, **arguments)
+    return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
+
+
+def _measure_breakdown(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+    from autoaccel.trainer.breakdown import measure_breakdown
+
+    facts = measure_breakdown(loaded, from_dict(spec.probe["config"]), limit_s=spec.probe["limit_s"])
     return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
 
 
