@@ -58,7 +58,7 @@ def sections(document: Document) -> list[Section]:
         return found
     if not breakdown["oom"]:
         found += [_pieces(document), _bounds(document), _flops(document)]
-    return [*found, _micro_batches(document["steps"])]
+    return [*found, _micro_batches(document["steps"], document["task"]["resident"])]
 
 
 def quantity(value: float, unit: str) -> str:
@@ -192,7 +192,7 @@ def _other_size(document: Document) -> list[str]:
     if best is None or best["micro"] / best["seconds"] < _FASTER * found["samples"] / passes_s:
         return []
     faster = best["micro"] / best["seconds"] * passes_s / found["samples"]
-    return [f"{best['micro']} samples at once, which pass {faster:.1f}x as fast (batch.size, batch.accumulation)"]
+    return [f"{best['micro']} samples at once, which pass {faster:.2g}x as fast (batch.size, batch.accumulation)"]
 
 
 def _share(share: float) -> str:
@@ -262,12 +262,13 @@ def _pieces(document: Document) -> Section:
 
     rows = []
     for name, title in NAMES.items():
-        if name in pieces and (name in _ALWAYS or pieces[name]["wall_s"] > 0.005 * total["wall_s"]):
+        if name in pieces and (name in _ALWAYS or pieces[name]["wall_s"] > 0.02 * total["wall_s"]):
             rows.append(row(title, pieces[name], f"{pieces[name]['wall_s'] / total['wall_s']:.1%}", ""))
         elif name == "copy":
             why = "the device is the CPU" if on_cpu else "samples are on the device"
             rows.append((title, *(["-"] * (3 if on_cpu else 2)), why))
-    apart = total["wall_s"] / step["wall_s"] - 1
+    clock = "cpu_s" if on_cpu else "wall_s"
+    apart = total[clock] / step[clock] - 1
     samples_per_s = f"{found['samples'] / step['wall_s']:,.0f} samples/s"
     rows.append(row("all pieces", total, "100.0%", f"timed apart: {apart:+.1%} against the whole step"))
     rows.append(row("whole step", step, "", samples_per_s))
@@ -296,7 +297,7 @@ def _bounds(document: Document) -> Section:
     rows = []
     for name, text in how.items():
         share = roof["shares"].get(name)
-        of_s = found["step"]["wall_s"] if name == "loader" else seconds
+        of_s = sum(piece["wall_s"] for piece in found["pieces"].values()) if name == "loader" else seconds
         cells = ("-", "-") if share is None else (duration(share * of_s), f"{share:.1%}")
         rows.append((name, *cells, text))
     title = f"what bounds it: {roof['bound'] or 'not known'}"
@@ -323,14 +324,15 @@ def _or_unknown(value: float | None, unit: str) -> str:
     return "-" if value is None else quantity(value, unit)
 
 
-def _micro_batches(steps: Document) -> Section:
+def _micro_batches(steps: Document, is_resident: bool) -> Section:
     rows = []
     for row in steps["micro"]:
         time = row.get("seconds")
         shown = ("out of memory", "-") if time is None else (duration(time), f"{row['micro'] / time:,.0f}")
         rows.append((row["dtype"], f"{row['micro']:,}", *shown))
     rows += [(f"{name} update", "", duration(seconds), "") for name, seconds in steps["optimizer"].items()]
-    return Section("forward and backward by size", ("precision", "samples", "median", "samples/s"), rows, (1, 2, 3))
+    title = "forward and backward by size" + ("" if is_resident else ", samples read for it")
+    return Section(title, ("precision", "samples", "median", "samples/s"), rows, (1, 2, 3))
 
 
 def _gib(size: int) -> str:

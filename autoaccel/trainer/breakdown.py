@@ -128,11 +128,12 @@ class Traffic(TorchDispatchMode):
     """
 
     n_operations, n_bytes = 0, 0
+    is_counting = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         name = func._schema.name
-        if func.is_view or name.startswith(_FREE):
+        if func.is_view or name.startswith(_FREE) or not self.is_counting:
             return found
         changed = _tensors(_changed(func, args, kwargs or {}))
         unread = {id(t) for t in changed} if name in _OVERWRITES else set()
@@ -256,11 +257,23 @@ def _evaluation_seconds(loaded: LoadedTask, parts: Parts) -> float:
 def _traffic(
     loaded: LoadedTask, config: TrainerConfig, parts: Parts, stack: ExitStack, steps: Iterator[Step]
 ) -> Traffic:
-    """Of one step, as it runs where nothing is compiled: compiled operations cannot be told apart."""
+    """Of one step, as it runs where nothing is compiled: compiled operations cannot be told apart.
+
+    Reading samples one by one is no work of the device, whoever does it.
+    """
     if config.compile.mode != "off":
         plain = with_params(config, {"compile.mode": "off", "memory.budget": 1.0})
         parts, steps = _built(loaded, plain, stack), _steps(loaded, plain)
         _run(loaded, parts, steps)  # an optimizer's first step also makes its state
-    with Traffic() as traffic:
-        _run(loaded, parts, steps)
+    traffic = Traffic()
+
+    def uncounted(*given: Any) -> Any:
+        traffic.is_counting = False
+        batch = fetch(*given)
+        traffic.is_counting = True
+        return batch
+
+    fetch = parts.fetch
+    with traffic:
+        _run(loaded, parts if loaded.train.tensors is not None else replace(parts, fetch=uncounted), steps)
     return traffic

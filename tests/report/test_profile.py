@@ -118,7 +118,7 @@ def document(
     baseline = with_params(TrainerConfig(), {path.replace("__", "."): value for path, value in params.items()})
     found = {
         "hardware": hardware,
-        "task": {"task": "made up", "baseline": to_dict(baseline), "n_validation": 360},
+        "task": {"task": "made up", "baseline": to_dict(baseline), "n_validation": 360, "resident": True},
         "breakdown": {**BREAKDOWN, **(breakdown or {})},
         "roofline": {**ROOFLINE, **(roof or {})},
         "steps": STEPS,

@@ -115,6 +115,17 @@ def test_the_steps_begin_anew_after_the_horizon(load: Loader, config: Callable[.
     assert found["samples"] == 24
 
 
+def test_reading_samples_is_no_work_of_the_device(load: Loader, config: Callable[..., TrainerConfig]) -> None:
+    """However many operations a dataset needs for a sample."""
+
+    def busy(_: float) -> None:
+        for _ in range(100):
+            torch.ones(1) + 1
+
+    idle, hard = (measured(load(train=Distant(sleep)), config()) for sleep in (lambda _: None, busy))
+    assert idle["n_operations"] == hard["n_operations"] < 100 and idle["n_bytes"] == hard["n_bytes"]
+
+
 def test_workers_read_the_same_samples_and_are_ended(load: Loader, config: Callable[..., TrainerConfig]) -> None:
     import psutil
 
