@@ -156,7 +156,7 @@ def disk(folder: Path, allowed: Allowance) -> tuple[Rate, str]:
 
         is_direct = _reads_directly(file, block)
         rate = Rate(FILE_BYTES / best(read, allowed).wall_s, None)
-    return rate, "uncached (O_DIRECT)" if is_direct else "cached"
+    return rate, "O_DIRECT" if is_direct else "cached"
 
 
 def _reads_directly(file: Any, block: mmap.mmap) -> bool:

@@ -35,7 +35,7 @@ PIECES = ("data", "copy", "prepare", "forward", "backward", "optimizer", "after"
 """In the order of a step: waiting for samples, copying them to the device, changing them there (augmentation), the two
 passes, the update, and what follows it (averages of the weights). A piece that a step does not have is missing."""
 _WARM, _ROUNDS = 3, 50
-"""Steps before those that count, and how many times pieces and whole steps are measured, in turns."""
+"""Steps before those that count, and rounds of a whole step and one in pieces; fewer where they are long."""
 _BLOCK = {"cpu": 1}
 """Steps measured at once: those of an accelerator overlap, so there they are taken 16 at a time."""
 
@@ -72,8 +72,9 @@ def _measured(
     parts = _built(loaded, config, stack)
     counted, steps, laps = recounted(loaded, config), _steps(loaded, config), Laps(loaded.device)
     looking = _with_laps(parts, laps)
-    for _ in range(_WARM):
-        step = _run(loaded, parts, steps)
+    n_warm = 0
+    while not n_warm or (n_warm < _WARM and not is_over()):
+        step, n_warm = _run(loaded, parts, steps), n_warm + 1
     n_block, whole, pieces = _BLOCK.get(loaded.device.type, 16), list[Seconds](), list[dict[str, Seconds]]()
     while not pieces or (len(pieces) < _ROUNDS and not is_over()):
         laps.enter("step")
@@ -85,9 +86,9 @@ def _measured(
             step = _run(loaded, looking, steps)
             laps.enter("")
         pieces.append(laps.end())
-    n_steps = _WARM + 2 * n_block * len(pieces) + 1
+    n_steps = n_warm + 2 * n_block * len(pieces) + 1
     found = {name: _median([taken.get(name, (0.0, 0.0)) for taken in pieces], n_block) for name in pieces[0]}
-    evaluation_s = _evaluation_seconds(loaded, parts)
+    evaluations_s = _evaluation_seconds(loaded, parts, is_over)
     traffic = _traffic(loaded, config, parts, stack, steps)
     return {
         "oom": False,
@@ -95,7 +96,7 @@ def _measured(
         "pieces": _with_copy(found, _copy_seconds(loaded, config, step)),
         "step": _median(whole, n_block),
         "rounds": len(pieces),
-        "evaluation_s": evaluation_s,
+        "evaluation_s": evaluations_s[-1],
         "step_flops": step_flops(counted, config, step),
         "n_bytes": traffic.n_bytes,
         "n_operations": traffic.n_operations,
@@ -104,7 +105,7 @@ def _measured(
         "reads_ahead": config.loader.workers > 0,
         "resident": _is_resident(loaded),
         "threads": torch.get_num_threads(),
-        "flops": n_steps * step_flops(counted, config, step) + 2 * evaluation_flops(counted, parts),
+        "flops": n_steps * step_flops(counted, config, step) + len(evaluations_s) * evaluation_flops(counted, parts),
     }
 
 
@@ -246,12 +247,14 @@ def _with_copy(pieces: dict[str, Any], copy: dict[str, float] | None) -> dict[st
     return {name: pieces[name] for name in PIECES if name in pieces}
 
 
-def _evaluation_seconds(loaded: LoadedTask, parts: Parts) -> float:
-    """The second of two passes over the validation set: the first may warm up."""
-    for _ in range(2):
+def _evaluation_seconds(loaded: LoadedTask, parts: Parts, is_over: Callable[[], bool]) -> list[float]:
+    """Of a pass over the validation set, and of one more if there is time: the first may warm up."""
+    taken: list[float] = []
+    while not taken or (len(taken) < 2 and not is_over()):
         watch = Stopwatch(loaded.device)
         evaluate(loaded.task, parts, loaded.validation)
-    return watch.elapsed_s()
+        taken.append(watch.elapsed_s())
+    return taken
 
 
 def _traffic(

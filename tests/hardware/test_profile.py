@@ -36,7 +36,7 @@ MEASURED: dict[str, Any] = {
         "matmul.fp32": {"per_s": 1e11, "per_cpu_s": 2.5e10},
         "disk": {"per_s": 1e9, "per_cpu_s": None},
     },
-    "notes": {"disk": "uncached (O_DIRECT)"},
+    "notes": {"disk": "O_DIRECT"},
     "skipped": {"matmul.bf16": "time limit"},
     "load": {"others": 0.02, "average": 1.5},
 }

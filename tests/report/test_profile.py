@@ -35,7 +35,7 @@ CPU: dict[str, Any] = {
         "convolution.fp32.channels_last": {"per_s": 7.2e10, "per_cpu_s": 7.2e10},
         "disk": {"per_s": 1.5e9, "per_cpu_s": None},
     },
-    "notes": {"disk": "uncached (O_DIRECT)"},
+    "notes": {"disk": "O_DIRECT"},
     "skipped": {"loader": "time limit"},
     "load": {"others": 0.02, "average": 1.04},
 }
@@ -177,7 +177,7 @@ def test_every_row_has_as_many_cells_as_the_others() -> None:
 
 def test_what_was_not_measured_says_why() -> None:
     assert cells(document(), "what it can do")["loader, one process"] == ("-", "-", "not measured: time limit")
-    assert cells(document(), "what it can do")["disk read here"] == ("1.50 GB/s", "", "uncached (O_DIRECT)")
+    assert cells(document(), "what it can do")["disk read here"] == ("1.50 GB/s", "", "O_DIRECT")
 
 
 def test_pieces_that_take_nothing_are_left_out_and_main_ones_are_not() -> None:
