@@ -47,8 +47,9 @@ class Allowance:
 
 
 def allow(limit_s: float, n_slices: int) -> Allowance:
-    """So many seconds from now on, for so many slices; a third of it is left for what precedes a measurement."""
-    return Allowance(now().wall_s + limit_s, min(LONGEST_SLICE_S, limit_s / 1.5 / max(1, n_slices)))
+    """So many seconds from now on, for so many slices; two thirds are left for what precedes a measurement, and for
+    those that take longer than a slice."""
+    return Allowance(now().wall_s + limit_s, min(LONGEST_SLICE_S, limit_s / 3 / max(1, n_slices)))
 
 
 def best(call: Callable[[], object], allowed: Allowance, synchronize: Callable[[], object] = lambda: None) -> Took:

@@ -243,7 +243,7 @@ def _with_copy(pieces: dict[str, Any], copy: dict[str, float] | None) -> dict[st
     if copy is not None:
         data = pieces["data"]
         copied = {name: min(copy[name], data[name]) for name in data}
-        pieces |= {"copy": copied, "data": {name: data[name] - copied[name] for name in data}}
+        pieces = {**pieces, "copy": copied, "data": {name: data[name] - copied[name] for name in data}}
     return {name: pieces[name] for name in PIECES if name in pieces}
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer import breakdown, timing
 from autoaccel.trainer.breakdown import PIECES, Traffic, arithmetic, measure_breakdown
+from autoaccel.trainer.build import load_data
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.timing import Laps
 
@@ -103,6 +104,26 @@ def test_a_plain_step(load: Loader, config: Callable[..., TrainerConfig]) -> Non
     assert found["step_flops"] == 24 * 10.0
     assert found["flops"] == (3 + 2 * 2 + 1) * 240.0 + 2 * 300.0, "everything that was run is charged"
     assert not found["convolves"] and found["threads"] == torch.get_num_threads()
+
+
+def test_the_copy_is_taken_out_of_the_wait_in_which_it_happens() -> None:
+    pieces = {"data": {"wall_s": 5.0, "cpu_s": 1.0}, "forward": {"wall_s": 2.0, "cpu_s": 2.0}}
+    found = breakdown._with_copy(pieces, {"wall_s": 3.0, "cpu_s": 4.0})
+    assert list(found) == ["data", "copy", "forward"]
+    assert found["copy"] == {"wall_s": 3.0, "cpu_s": 1.0} and found["data"] == {"wall_s": 2.0, "cpu_s": 0.0}
+    assert breakdown._with_copy(pieces, None) == pieces
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("params", [{}, {"loader.workers": 1, "loader.pin": True}])
+def test_samples_are_copied_to_a_gpu(
+    make_task: Callable[..., Any], config: Callable[..., TrainerConfig], params: dict[str, Any]
+) -> None:
+    loaded = load_data(make_task(train=Distant(lambda _: None)), torch.device("cuda"))
+    found = measured(loaded, config(params))
+    assert set(found["pieces"]) == {*MAIN, "copy"} and found["arithmetic"] == "fp32"
+    assert found["n_operations"] > 0 and found["n_bytes"] > 0
 
 
 def test_averages_of_the_weights_are_a_piece(load: Loader, config: Callable[..., TrainerConfig]) -> None:
