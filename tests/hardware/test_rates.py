@@ -14,7 +14,7 @@ import torch
 
 from autoaccel.hardware import rates
 from autoaccel.hardware.stopwatch import Allowance, Took, allow
-from autoaccel.trainer.breakdown import Traffic
+from autoaccel.trainer.traffic import Traffic
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from torch import nn
 
 from autoaccel.config import TrainerConfig
 from autoaccel.trainer import breakdown, timing
-from autoaccel.trainer.breakdown import PIECES, Traffic, arithmetic, measure_breakdown
+from autoaccel.trainer.breakdown import PIECES, arithmetic, measure_breakdown
 from autoaccel.trainer.build import load_data
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.timing import Laps
+from autoaccel.trainer.traffic import Traffic
 
 Loader = Callable[..., LoadedTask]
 MAIN = {"data", "prepare", "forward", "backward", "optimizer"}
