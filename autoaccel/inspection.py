@@ -22,7 +22,7 @@ from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import facts
-from autoaccel.report.profile import verdict
+from autoaccel.report.bottleneck import verdict
 from autoaccel.search.attempts import standings
 from autoaccel.search.probes import measure_breakdown, measure_hardware, measure_step_cost, run_preflight
 from autoaccel.search.trials import Driver

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoaccel.config import TrainerConfig, to_dict, with_params
-from autoaccel.report.profile import Section, duration, quantity, sections, verdict
+from autoaccel.report.bottleneck import verdict
+from autoaccel.report.profile import Section, sections
+from autoaccel.report.progress import duration, quantity
 from autoaccel.report.terminal import print_profile
 from tests.golden.compare import check_golden
 from tests.report.test_terminal import MALICIOUS, screen, shown
@@ -199,7 +201,11 @@ def test_pieces_that_take_nothing_are_left_out_and_main_ones_are_not() -> None:
         ),
         ({}, "Compute", "memory.format channels_last, in which convolutions are 1.2x as fast here"),
         ({"roof": {"bound": "memory"}}, "Memory bandwidth bounds the step: the bytes that its", "compile.mode"),
-        ({"roof": {"bound": "launch"}}, "Launching bounds the step: launching its 33 operations takes", "optim.kernel"),
+        (
+            {"roof": {"bound": "launch"}},
+            "Launching bounds the step: launching its 33 operations takes",
+            "(compile.mode)",
+        ),
         (
             {"roof": {"bound": "launch"}, "hardware": GPU},
             "Launching bounds the step: launching its 33 operations takes at least 1% of its 8.50 ms, and no",
@@ -229,6 +235,11 @@ def test_nothing_is_advised_that_is_on_already_or_no_faster_here() -> None:
     assert "channels_last" not in document(memory__format="channels_last")["verdict"]
     assert "channels_last" not in document(breakdown={"convolves": False})["verdict"]
     assert "bf16" not in document()["verdict"], "it is slower here"
+    for bound in ("compute", "memory", "launch"):
+        compiled = document(roof={"bound": bound}, compile__mode="default")["verdict"]
+        assert "compile.mode" not in compiled and "optim.kernel" not in compiled
+        assert "compile.mode" in document(roof={"bound": bound})["verdict"]
+    assert "optim.kernel" in document(roof={"bound": "memory"}, optim__kernel="foreach")["verdict"]
     assert "at once" not in document(breakdown={"pieces": {**BREAKDOWN["pieces"], "forward": piece(1e-3)}})["verdict"]
 
 
