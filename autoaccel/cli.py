@@ -226,17 +226,18 @@ def _train(  # noqa: PLR0913 - the options of one verb
 
 @app.command()
 def profile(
-    task: Annotated[str | None, typer.Argument(help="Also measure this task's steps.")] = None,
+    task: Annotated[str | None, typer.Argument(help="Also measure where this task's step goes.")] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="Take rates of this machine measured before.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure this machine and, with a task, the seconds of its steps."""
+    """Measure this machine and, with a task, where its step goes and what bounds it."""
 
     def run() -> int:
         from autoaccel import inspection
         from autoaccel.report.terminal import print_profile
 
-        document = inspection.profile(task)
+        document = inspection.profile(task, cached=cached)
         if as_json:
             print(json.dumps(document, indent=2))
         else:

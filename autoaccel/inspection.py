@@ -11,24 +11,30 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from autoaccel.budget import Room
 from autoaccel.clock import MonotonicClock
 from autoaccel.config import from_dict, to_params
+from autoaccel.cost.roofline import step_roofline
 from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import software
 from autoaccel.hardware.profile import facts
+from autoaccel.report.bottleneck import verdict
 from autoaccel.search.attempts import standings
-from autoaccel.search.probes import measure_hardware, measure_step_cost, run_preflight
+from autoaccel.search.probes import measure_breakdown, measure_hardware, measure_step_cost, run_preflight
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.store.ledger import Ledger, last_second, read_ledger, records, spent
 from autoaccel.store.library import library_folder, n_studies
 from autoaccel.store.run import JOB, LEDGER, RESULT, is_active, read_json
 from autoaccel.tasks.load import check_reference
+
+HARDWARE_S, BREAKDOWN_S, STEPS_S = 12.0, 4.0, 6.0
+"""What `profile` may take for each part at most; where steps are short it takes a third of it."""
 
 
 @contextmanager
@@ -44,17 +50,34 @@ def scratch_driver(source: TaskSource | None) -> Iterator[Driver]:
             ledger.close()
 
 
-def profile(task: str | None = None) -> dict[str, Any]:
-    """Measured facts of this machine and, with a task, measured seconds of its steps. Plain JSON."""
+def profile(task: str | None = None, *, cached: bool = False) -> dict[str, Any]:
+    """Measured facts of this machine and, with a task, where its step goes and what bounds it. Plain JSON.
+
+    Args:
+        task: a reference.
+        cached: take rates of this machine that were measured before; by default it is measured as it is now.
+
+    Returns:
+        {"hardware": HardwareProfile, "task": what preflight says of it, "breakdown": of
+        `trainer.breakdown.measure_breakdown`, "roofline": of `cost.roofline.Roofline`, "steps": of
+        `trainer.measure.measure_steps`, "verdict": what bounds the step, in words}; without a task the first alone,
+        and "task" is None
+    """
     if task is not None:
         check_reference(task)
     with scratch_driver(TaskSource(reference=task) if task else None) as driver:
         found = run_preflight(driver) if task else None
-        document: dict[str, Any] = {"hardware": measure_hardware(driver, use_cache=False).to_json(), "task": found}
-        if found is not None:
-            space, room = load_space("minimal"), Room(10.0, math.inf)
-            document["steps"] = measure_step_cost(driver, found, from_dict(found["baseline"]), space, room)
-        return document
+        hardware = measure_hardware(driver, HARDWARE_S, use_cache=cached, folder=os.getcwd())
+        document: dict[str, Any] = {"hardware": hardware.to_json(), "task": found}
+        if found is None:
+            return document
+        baseline = from_dict(found["baseline"])
+        document["breakdown"] = measure_breakdown(driver, baseline, BREAKDOWN_S)
+        space, room = load_space("minimal"), Room(STEPS_S, math.inf)
+        document["steps"] = measure_step_cost(driver, found, baseline, space, room)
+        is_measured = not document["breakdown"]["oom"]
+        document["roofline"] = asdict(step_roofline(document["breakdown"], hardware)) if is_measured else None
+        return {**document, "verdict": verdict(document)}
 
 
 def status(run_dir: str | Path) -> dict[str, Any]:

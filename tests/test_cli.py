@@ -77,7 +77,7 @@ def test_the_options_are_these() -> None:
             "--verbose -v",
         ],
         "train": ["config", "--task", "--target", "--seed", "--out", "--resume", "--json", "--verbose -v"],
-        "profile": ["task", "--json", "--verbose -v"],
+        "profile": ["task", "--cached", "--json", "--verbose -v"],
         "status": ["run", "--json", "--verbose -v"],
         "doctor": ["--json", "--verbose -v"],
     }

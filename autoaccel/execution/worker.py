@@ -107,6 +107,8 @@ def _run(
             return Ended(spec.trial, "done", flops=facts["flops"], facts=facts), loaded
         if spec.purpose in STEP_PROBES:
             return _measure(spec, loaded), loaded
+        if spec.purpose == "breakdown":
+            return _measure_breakdown(spec, loaded), loaded
         from autoaccel.trainer.run import run_training
 
         ended, _ = run_training(loaded, spec, report=report, stopped=lambda: spec.trial in inbox.stopped)
@@ -130,6 +132,13 @@ def _measure(spec: TrialSpec, loaded: LoadedTask) -> Ended:
     else:
         measure = measure_steps if spec.purpose == "step_cost" else measure_soundness
         facts = measure(loaded, **given)
+    return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
+
+
+def _measure_breakdown(spec: TrialSpec, loaded: LoadedTask) -> Ended:
+    from autoaccel.trainer.breakdown import measure_breakdown
+
+    facts = measure_breakdown(loaded, from_dict(spec.probe["config"]), limit_s=spec.probe["limit_s"])
     return Ended(spec.trial, "done", flops=facts["flops"], facts=facts)
 
 

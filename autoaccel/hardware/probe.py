@@ -1,61 +1,59 @@
-"""Measures how fast this machine's trial device is, in about a second. Runs in a worker, where torch may be loaded.
+"""Measures how fast this machine's trial device is, in seconds. Runs in a worker, where torch may be loaded.
 
-Lists the devices, picks the one trials run on, and times matrix products and copies on it. A rate that does not fit
+Lists the devices, picks the one trials run on, and takes its rates, the most important first. A rate that does not fit
 into the time limit, or that the device refuses, is left out with a reason and never estimated. Must not know tasks,
-trials, budgets or the cache; like the stopwatch of the trainer, it reads the time itself.
+trials, budgets or the cache.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from autoaccel.hardware.profile import facts
+from autoaccel.hardware import rates
+from autoaccel.hardware.load import counters, load_between
+from autoaccel.hardware.profile import Rate, facts
+from autoaccel.hardware.stopwatch import Allowance, allow, now
 
-if TYPE_CHECKING:
-    import torch
-
-REPEATS = 3
-MATRIX_SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-LONG_ENOUGH_S = 0.005
-"""A product this long is timed well; doubling the size from just below gives one of at most about 40 ms."""
-CPU_COPY_BYTES = 64 * 2**20
-ACCELERATOR_COPY_BYTES = 512 * 2**20
-"""Beyond the caches of either; on an accelerator also long beside the 10 us of a launch."""
-HOST_COPY_BYTES = 64 * 2**20
-Measure = Callable[[float], float]
-"""From the deadline to a rate per second. Raises TimeoutError if the deadline would pass."""
-RATES = ("matmul_flops", "memory_bytes_per_s", "host_to_device_bytes_per_s")
+Measure = Callable[[Allowance], Rate | tuple[Rate, str]]
+"""A rate, or a rate and how it was measured, where that is worth saying; see `rates`."""
+NO_TIME = "time limit"
+FORMATS = ("contiguous", "channels_last")
 
 
-def measure(limit_s: float, cached: dict[str, Any] | None) -> dict[str, Any]:
+def measure(limit_s: float, cached: dict[str, Any] | None, folder: str | None = None) -> dict[str, Any]:
     """Devices and measured rates, as plain values for JSON; the keys are fields of HardwareProfile.
 
     Args:
         limit_s: seconds from this call on, the import of torch included; what does not fit is skipped.
-        cached: an earlier result or a profile's JSON; its rates are taken if devices and threads are the same and
-            nothing was skipped.
+        cached: an earlier result or a profile's JSON; if devices and threads are the same, only what is not in it is
+            measured: neither its rates nor what the device refused.
+        folder: whose disk is read, each time anew; None: no disk's.
     """
-    deadline = perf_counter() + limit_s
+    began = now()
     import torch
 
     kind = chosen_device()
     found = {"device": kind, "devices": list_devices(kind), "n_threads": torch.get_num_threads()}
-    if cached and cached.get("skipped") == {} and all(cached.get(name) == value for name, value in found.items()):
-        return {**found, **{name: cached[name] for name in RATES}, "skipped": {}}
-    dtypes = ("fp32", "bf16") if kind == "cpu" else ("fp32", "bf16", "fp16")
-    rates, skipped = _run(_measures(kind, dtypes), deadline)
+    same = cached if cached and all(cached.get(name) == value for name, value in found.items()) else {}
+    known = {name: value for name, value in same.get("rates", {}).items() if name != "disk"}
+    refused = {name: why for name, why in same.get("skipped", {}).items() if why != NO_TIME and name != "disk"}
+    measures = measures_of(kind, folder)
+    wanted = {name: run for name, run in measures.items() if name not in known and name not in refused}
+    before = counters()
+    taken, notes, skipped = _run(wanted, allow(limit_s - (now() - began).wall_s, len(wanted)))
     if kind != "cpu":
         getattr(torch, kind).empty_cache()
+    taken, notes, skipped = known | taken, same.get("notes", {}) | notes, refused | skipped
     return {
         **found,
-        "matmul_flops": {dtype: rates[dtype] for dtype in dtypes if dtype in rates},
-        "memory_bytes_per_s": rates.get("memory"),
-        "host_to_device_bytes_per_s": rates.get("host_to_device"),
-        "skipped": skipped,
+        "rates": {name: taken[name] for name in measures if name in taken},
+        "notes": {name: notes[name] for name in measures if name in notes and name in taken},
+        "skipped": {name: skipped[name] for name in measures if name in skipped},
+        "load": asdict(load_between(before, counters())) if wanted else same["load"],
     }
 
 
@@ -85,93 +83,42 @@ def _device(kind: str, name: str, memory_bytes: int, capability: str) -> dict[st
     return {"kind": kind, "name": name, "memory_bytes": memory_bytes, "capability": capability}
 
 
-def _measures(kind: str, dtypes: tuple[str, ...]) -> dict[str, Measure]:
-    size = CPU_COPY_BYTES if kind == "cpu" else ACCELERATOR_COPY_BYTES
-    measures: dict[str, Measure] = {dtype: partial(_matmul_flops, kind, dtype) for dtype in dtypes}
-    measures["memory"] = partial(_memory_bytes_per_s, kind, size)
+def measures_of(kind: str, folder: str | None) -> dict[str, Measure]:
+    """What is measured on a kind of device, by the name of the rate, the most important first."""
+    short = ("bf16",) if kind == "cpu" else ("bf16", "fp16")
+    products = ("tf32", *short) if kind == "cuda" else short
+    measures: dict[str, Measure] = {
+        "matmul.fp32": partial(rates.matmul, kind, "fp32"),
+        "memory": partial(rates.memory, kind),
+        "dispatch": partial(rates.dispatch, kind),
+    }
     if kind != "cpu":
-        measures["host_to_device"] = partial(_host_to_device_bytes_per_s, kind)
+        measures["host_to_device.pinned"] = partial(rates.host_to_device, kind, True)
+        measures["host_to_device.pageable"] = partial(rates.host_to_device, kind, False)
+    measures |= {f"matmul.{dtype}": partial(rates.matmul, kind, dtype) for dtype in products}
+    for dtype in ("fp32", *short):
+        for layout in FORMATS:
+            measures[f"convolution.{dtype}.{layout}"] = partial(rates.convolution, kind, dtype, layout)
+    measures["loader"] = rates.loader
+    if folder is not None:
+        measures["disk"] = partial(rates.disk, Path(folder))
     return measures
 
 
-def _run(measures: dict[str, Measure], deadline: float) -> tuple[dict[str, float], dict[str, str]]:
-    rates, skipped = {}, {}
+def _run(
+    measures: dict[str, Measure], allowed: Allowance
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, str]]:
+    """Rates, notes on them, and why others are missing, each by name."""
+    taken, notes, skipped = dict[str, dict[str, Any]](), dict[str, str](), dict[str, str]()
     for name, run in measures.items():
         try:
-            rates[name] = run(deadline)
+            rate = run(allowed)
         except TimeoutError:
-            skipped[name] = "time limit"
-        except (RuntimeError, TypeError) as error:  # out of memory; a dtype or pinning that the device lacks
+            skipped[name] = NO_TIME
+        except (RuntimeError, TypeError, OSError) as error:  # out of memory; a dtype, pinning, a folder it cannot have
             skipped[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return rates, skipped
-
-
-def _matmul_flops(kind: str, dtype: str, deadline: float) -> float:
-    """FLOP/s of the smallest square product that takes LONG_ENOUGH_S: an emulated dtype stays cheap to measure."""
-    import torch
-
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    generator = torch.Generator(device=kind).manual_seed(0)  # not the global one, which belongs to the trials
-    n, seconds = 0, 0.0
-    for n in MATRIX_SIZES:
-        # Doubling multiplies the work by eight; one call warms up.
-        _check_time(deadline, 8 * seconds * (1 + REPEATS))
-        a, b = (torch.rand(n, n, generator=generator, device=kind).to(types[dtype]) for _ in range(2))
-        seconds = _best_seconds(partial(torch.mm, a, b, out=torch.empty_like(a)), kind)
-        if seconds >= LONG_ENOUGH_S:
-            break
-    return 2 * n**3 / seconds
-
-
-def _memory_bytes_per_s(kind: str, size: int, deadline: float) -> float:
-    """Bytes read and written by a copy within the device's memory."""
-    _check_time_to_fill(deadline, size, kind)
-    source, goal = _filled(size, kind), _filled(size, kind)
-    return 2 * size / _best_seconds(partial(goal.copy_, source), kind)
-
-
-def _host_to_device_bytes_per_s(kind: str, deadline: float) -> float:
-    """Bytes copied from pinned host memory to the device."""
-    _check_time_to_fill(deadline, HOST_COPY_BYTES, "cpu")
-    source, goal = _filled(HOST_COPY_BYTES, "cpu").pin_memory(), _filled(HOST_COPY_BYTES, kind)
-    return HOST_COPY_BYTES / _best_seconds(partial(goal.copy_, source, non_blocking=True), kind)
-
-
-def _filled(size: int, kind: str) -> torch.Tensor:
-    """Memory that has been written: untouched pages would all be the same one."""
-    import torch
-
-    return torch.ones(size // 4, dtype=torch.float32, device=kind)
-
-
-def _check_time(deadline: float, needed_s: float) -> None:
-    if not perf_counter() + needed_s < deadline:
-        raise TimeoutError
-
-
-def _check_time_to_fill(deadline: float, size: int, kind: str) -> None:
-    """Two tensors of `size` bytes must fit into the time: the first write of a page costs far more than a copy."""
-    _check_time(deadline, 0.0)
-    start = perf_counter()
-    _filled(size // 16, kind)
-    _check_time(deadline, 2 * 16 * (perf_counter() - start))
-
-
-def _best_seconds(call: Callable[[], object], kind: str) -> float:
-    """Shortest of a few calls, after one that warms up."""
-    best = math.inf
-    call()
-    for _ in range(REPEATS):
-        _synchronize(kind)
-        start = perf_counter()
-        call()
-        _synchronize(kind)
-        best = min(best, perf_counter() - start)
-    return best
-
-
-def _synchronize(kind: str) -> None:
-    import torch
-
-    if kind != "cpu":
-        torch.accelerator.synchronize()
+        else:
+            found, note = rate if isinstance(rate, tuple) else (rate, "")
+            taken[name] = asdict(found)
+            notes |= {name: note} if note else {}
+    return taken, notes, skipped

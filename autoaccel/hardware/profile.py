@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,20 @@ from typing import Any, Literal
 
 from autoaccel.fingerprint import digest
 
-VERSION = 1
+VERSION = 2
+"""Of the profile's JSON."""
+_HARD_FACTS = 1
+"""Version of what a fingerprint is made of; another one makes all that was measured before somebody else's."""
+UNITS = {
+    "matmul": "FLOP",
+    "convolution": "FLOP",
+    "memory": "bytes",
+    "host_to_device": "bytes",
+    "dispatch": "operations",
+    "loader": "bytes",
+    "disk": "bytes",
+}
+"""What is counted per second, by the first word of a rate's name."""
 ISA = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimdhp", "bf16", "i8mm", "sve")
 """Instruction sets that change what a matrix product costs, as Linux names them."""
 
@@ -35,6 +48,31 @@ class Device:
     capability: str
 
 
+@dataclass(frozen=True)
+class Rate:
+    """The best of several measurements, in the unit that UNITS gives for its name."""
+
+    per_s: float
+    """Per second on the wall."""
+    per_cpu_s: float | None
+    """Per second of the processor time of the process that does the work; None where that is not what bounds it (an
+    accelerator, a disk)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_s < math.inf or not (self.per_cpu_s is None or 0 < self.per_cpu_s < math.inf):
+            raise ValueError(f"a rate is finite and above zero, not {self}")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What else the machine did while the rates were measured; None where the system does not tell."""
+
+    others: float | None
+    """Share of the CPUs this process may use that others kept busy: processes, the kernel, a hypervisor's guests."""
+    average: float | None
+    """Processes that wanted a CPU, this one included, mean of the last minute."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HardwareProfile:
     """Measured facts about this machine. A rate that was not measured is absent or None, with a reason in `skipped`."""
@@ -45,6 +83,13 @@ class HardwareProfile:
     usable_cores: int
     memory_bytes: int
     """Both are what this process may use: affinity and cgroup limits count."""
+    n_cpus: int
+    """Logical CPUs of the machine."""
+    affinity: str
+    """Those this process may run on, as Linux writes lists ('0-3,8'); empty where the system does not tell."""
+    cgroup_cores: float | None
+    cgroup_memory_bytes: int | None
+    """The tightest limits of a container or a batch system; None without one."""
     os: str
     python: str
     devices: tuple[Device, ...]
@@ -52,21 +97,23 @@ class HardwareProfile:
     device: Literal["cpu", "cuda", "mps"]
     n_threads: int
     """Threads torch had while the rates were measured."""
-    matmul_flops: dict[str, float]
-    """FLOP/s of a square matrix product by dtype: 'fp32', 'bf16', and 'fp16' on accelerators."""
-    memory_bytes_per_s: float | None
-    """Bytes read plus bytes written by a copy in the device's memory."""
-    host_to_device_bytes_per_s: float | None
-    """Bytes copied from pinned host memory; None without an accelerator."""
+    rates: dict[str, Rate]
+    """By name: 'matmul.DTYPE' and 'convolution.DTYPE.FORMAT' (fp32 and bf16; on CUDA fp16, and tf32 for products),
+    'memory' (bytes read plus bytes written by a copy in the device's memory), 'host_to_device.pinned' and '.pageable',
+    'dispatch' (launches of one small operation), 'loader' (what one DataLoader process hands over), 'disk' (read)."""
+    notes: dict[str, str]
+    """By the name of a rate, how it was measured where that is not always the same."""
     skipped: dict[str, str]
+    """By the name of a rate that is missing, why."""
+    load: Load
     host: str
     """Fingerprint without the devices: known before torch is imported, and the key of the cache."""
     fingerprint: str
 
     def __post_init__(self) -> None:
-        rates = [*self.matmul_flops.values(), self.memory_bytes_per_s, self.host_to_device_bytes_per_s]
-        if any(rate is not None and not 0 < rate < math.inf for rate in rates):
-            raise ValueError(f"a rate is not finite and above zero: {rates}")
+        unknown = [name for name in self.rates if name.partition(".")[0] not in UNITS]
+        if unknown:
+            raise ValueError(f"rates without a unit: {unknown}")
         if not self.devices or min(self.usable_cores, self.n_threads) < 1:
             raise ValueError("a profile has at least one device, one core and one thread")
 
@@ -81,6 +128,7 @@ class HardwareProfile:
         if values.pop("version") != VERSION:
             raise ValueError(f"not a hardware profile of version {VERSION}")
         values |= {"isa": tuple(values["isa"]), "devices": tuple(Device(**d) for d in values["devices"])}
+        values |= {"rates": {k: Rate(**r) for k, r in values["rates"].items()}, "load": Load(**values["load"])}
         return cls(**values)
 
 
@@ -91,17 +139,22 @@ def assemble(known: dict[str, Any], measured: dict[str, Any], software: dict[str
 
 
 def facts() -> dict[str, Any]:
-    """What is known without torch: cpu_model, isa, usable_cores, memory_bytes, os, python. Plain values for JSON."""
+    """What is known without torch: the fields of HardwareProfile up to `python`. Plain values for JSON."""
     import platform
 
     import psutil
 
     model, isa = cpu_facts()
+    cgroup_bytes = cgroup_memory_bytes()
     return {
         "cpu_model": model or platform.processor() or platform.machine(),
         "isa": isa,
         "usable_cores": usable_cores(),
-        "memory_bytes": min(psutil.virtual_memory().total, cgroup_memory_bytes() or 2**63),
+        "memory_bytes": min(psutil.virtual_memory().total, cgroup_bytes or 2**63),
+        "n_cpus": os.cpu_count() or 1,
+        "affinity": cpu_list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "",
+        "cgroup_cores": cgroup_cores(),
+        "cgroup_memory_bytes": cgroup_bytes,
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -113,6 +166,17 @@ def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
     values = {key.strip().lower(): value.strip() for key, _, value in reversed(lines)}
     flags = (values.get("flags") or values.get("features") or "").split()
     return values.get("model name", ""), [name for name in ISA if name in flags]
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """Numbers of CPUs as Linux writes them: {0, 1, 2, 8} is '0-2,8'."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], cpu]
+        else:
+            runs.append([cpu])
+    return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def usable_cores(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
@@ -165,7 +229,7 @@ def fingerprint(facts_with_devices: dict[str, Any], software: dict[str, str]) ->
     """Digest of the hard facts and the version of torch; when it changes, times measured before no longer hold."""
     hard = {name: facts_with_devices[name] for name in ("cpu_model", "isa", "usable_cores")}
     devices = [[d["kind"], d["name"], _gib(d), d["capability"]] for d in facts_with_devices.get("devices", ())]
-    return digest([VERSION, hard, _gib(facts_with_devices), sorted(devices), software["torch"]])
+    return digest([_HARD_FACTS, hard, _gib(facts_with_devices), sorted(devices), software["torch"]])
 
 
 def _gib(owner: dict[str, Any]) -> int:

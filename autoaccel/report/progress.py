@@ -26,6 +26,24 @@ def seconds(value: float | None) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def quantity(value: float, unit: str) -> str:
+    """Three digits and a prefix: 80.6 GFLOP/s."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E")
+    exponent = 0
+    while value >= 999.5 and exponent < len(prefixes) - 1:
+        value, exponent = value / 1000, exponent + 1
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefixes[exponent]}{unit}"
+
+
+def duration(value_s: float) -> str:
+    """Three digits: 8.55 ms."""
+    for factor, unit in ((1e9, "ns"), (1e6, "us"), (1e3, "ms")):
+        if value_s * factor < 999.5:
+            return quantity(value_s * factor, unit)
+    return quantity(value_s, "s")
+
+
 def number(value: Any) -> str:
     """A setting for people: floats to three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from autoaccel.budget import Budget
 from autoaccel.job import Job
+from autoaccel.report.profile import sections
 from autoaccel.report.progress import describe, line, number, plain, seconds
 from autoaccel.search.trials import Snapshot
 
@@ -229,34 +230,18 @@ def _speedup(result: dict[str, Any]) -> str:
 
 
 def print_profile(console: Console, document: dict[str, Any]) -> None:
-    """Hardware facts, and step seconds if a task was profiled."""
-    hardware = document["hardware"]
-    table = Table(title="hardware", title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False)
-    for key, value in hardware.items():
-        if key == "matmul_flops":
-            value = ", ".join(f"{d} {f / 1e9:.4g} GFLOP/s" for d, f in value.items())
-        elif key.endswith("_bytes_per_s") and value is not None:
-            value = f"{value / 1e9:.3g} GB/s"
-        elif key.endswith("_bytes") and value is not None:
-            value = f"{value / 2**30:.1f} GiB"
-        elif key == "devices":
-            value = "; ".join(f"{d['kind']} {d['name']}" for d in value)
-        table.add_row(key, escape(plain(str("-" if value in (None, {}, []) else value))))
-    console.print(table)
-    if document.get("steps"):
-        steps = Table(title="\nseconds per micro-batch", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("precision", "samples", "forward + backward", "samples/s"):
-            steps.add_column(column)
-        for row in document["steps"]["micro"]:
-            time = row.get("seconds")
-            shown = ("out of memory", "-") if time is None else (f"{time * 1e3:.3g} ms", f"{row['micro'] / time:,.0f}")
-            steps.add_row(row["dtype"], str(row["micro"]), *shown)
-        console.print(steps)
-        times = document["steps"]
-        console.print(
-            "optimizer step: "
-            + ", ".join(f"{n} {s * 1e3:.3g} ms" for n, s in times["optimizer"].items())
-            + "; one evaluation: "
-            + ", ".join(f"{d} {s * 1e3:.3g} ms" for d, s in times["evaluation"].items()),
-            highlight=False,
-        )
+    """What the machine is and can do and, if a task was profiled, where its step goes and what bounds it."""
+    for section in sections(document):
+        console.print(Text(plain(section.title), style="bold"))
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(section.header), header_style="dim")
+        last = max((len(row) for row in section.rows), default=0) - 1
+        for at in range(last + 1):
+            title = section.header[at] if section.header else ""
+            justify: JustifyMethod = "right" if at in section.numbers else "left"
+            table.add_column(title, justify=justify, no_wrap=at < last)
+        for row in section.rows:
+            table.add_row(*(Text(plain(cell)) for cell in row))
+        console.print(table)
+        console.print()
+    if document.get("verdict"):
+        console.print(Text(plain(document["verdict"])))

@@ -39,13 +39,23 @@ def run_preflight(driver: Driver) -> dict[str, Any]:
     return _probe(driver, "preflight", {})
 
 
-def measure_hardware(driver: Driver, limit_s: float = 2.0, use_cache: bool = True) -> HardwareProfile:
-    """This machine's profile; rates come from the cache when the fingerprint is known."""
+def measure_hardware(
+    driver: Driver, limit_s: float = 2.0, use_cache: bool = True, folder: str | None = None
+) -> HardwareProfile:
+    """This machine's profile; with `use_cache` only the rates are measured that the cache has not.
+
+    Args:
+        driver: what to measure with.
+        limit_s: seconds to spend.
+        use_cache: whether rates measured before are taken.
+        folder: whose disk is read, each time anew; None: no disk's.
+    """
     known, versions = facts(), software()
     cached = load_cached(fingerprint(known, versions)) if use_cache else None
     if cached is not None and _measured_before(driver, "hardware") is not None:
         return cached
-    measured = _probe(driver, "hardware", {"limit_s": limit_s, "cached": cached.to_json() if cached else None})
+    probe = {"limit_s": limit_s, "cached": cached.to_json() if cached else None, "folder": folder}
+    measured = _probe(driver, "hardware", probe)
     profile = assemble(known, measured, versions)
     save_cached(profile)
     return profile
@@ -64,6 +74,11 @@ def measure_step_cost(
         "room": _plain(room),
     }
     return _probe(driver, "step_cost", probe)
+
+
+def measure_breakdown(driver: Driver, baseline: TrainerConfig, limit_s: float) -> dict[str, Any]:
+    """Where a step of the baseline goes; see `trainer.breakdown.measure_breakdown`."""
+    return _probe(driver, "breakdown", {"config": to_dict(baseline), "limit_s": limit_s})
 
 
 def measure_soundness(

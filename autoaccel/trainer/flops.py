@@ -6,8 +6,11 @@ budgets; a model whose operations cannot be counted has 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +29,8 @@ from autoaccel.trainer.techniques.freezing import frozen_parameters
 from autoaccel.trainer.techniques.precision import autocast
 from autoaccel.trainer.techniques.selective import n_candidates
 from autoaccel.trainer.techniques.sharpness import climbs
+
+Shape = Sequence[int]
 
 
 def step_flops(loaded: LoadedTask, config: TrainerConfig, step: Step) -> float:
@@ -51,7 +56,7 @@ def evaluation_flops(loaded: LoadedTask, parts: Parts) -> float:
 def recounted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
     """The task with the FLOPs that its samples take under a config, where that has techniques that change them.
 
-    Exact where the plain model was counted on the device; a model that can only be counted elsewhere keeps its FLOPs.
+    Exact where the plain model was counted in its first place (see `_places`); another keeps its FLOPs.
     """
     counted = _counted(loaded, config)
     if config.memory.budget == 1 or not counted.flops_per_sample:
@@ -68,6 +73,7 @@ def _counted(loaded: LoadedTask, config: TrainerConfig) -> LoadedTask:
     dtype = "bf16" if config.precision.dtype == "float8" else config.precision.dtype
     with seeded(0):
         model = shaped_model(loaded, with_params(config, {"precision.dtype": dtype})).model
+        model = model.to(_places(loaded, model)[0])
         try:
             with autocast(dtype, loaded.device)():
                 ahead, total = _per_sample(loaded, model)
@@ -89,9 +95,11 @@ def _by_stage(loaded: LoadedTask, model: nn.Module, share: float) -> list[float]
 
 
 def _per_sample(loaded: LoadedTask, model: nn.Module) -> tuple[float, float]:
-    """FLOPs of a sample: forward alone, and with backward."""
+    """FLOPs of a sample where the model is: forward alone, and with backward."""
     n = min(2, loaded.train.n)
-    ahead, back = _count(loaded.task, model, loss_of(loaded.task), loaded.train.take(torch.arange(n)))
+    place = next(model.parameters()).device
+    batch = map_batch(loaded.train.take(torch.arange(n)), partial(torch.Tensor.to, device=place))
+    ahead, back = _count(loaded.task, model, loss_of(loaded.task), batch)
     return ahead / n, (ahead + back) / n
 
 
@@ -99,7 +107,7 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     """FLOPs (2 per multiply-add) of one sample: forward and backward, and forward alone; (0, 0) if not countable.
 
     Counted where the model runs, because the meta device has torch import its compiler (1.2 s); there only what has no
-    formula elsewhere, such as the fused recurrent layers.
+    formula elsewhere, such as the fused recurrent layers. What is computed twice by checkpointing counts twice.
 
     Args:
         loaded: the task.
@@ -108,12 +116,10 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     """
     n = min(2, loaded.train.n)
     batch = loaded.train.take(torch.arange(n))
-    meta = torch.device("meta")
-    fused = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    for device in (meta, loaded.device) if fused else (loaded.device, meta):
+    for place in _places(loaded, model):
         try:
-            given = map_batch(batch, partial(torch.Tensor.to, device=device))
-            ahead, back = _count(loaded.task, model.to(device), parts.loss, given)
+            given = map_batch(batch, partial(torch.Tensor.to, device=place))
+            ahead, back = _count(loaded.task, model.to(place), parts.loss, given)
         except Exception:  # the model reads values or has no meta kernel: count where it can run
             ahead = back = 0
         if ahead + back > 0:
@@ -122,12 +128,40 @@ def count_flops(loaded: LoadedTask, parts: Parts, model: nn.Module) -> tuple[flo
     return 0.0, 0.0
 
 
+def _places(loaded: LoadedTask, model: nn.Module) -> tuple[torch.device, torch.device]:
+    """Where a model is counted, and where if that gives nothing."""
+    meta = torch.device("meta")
+    fused = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return (meta, loaded.device) if fused else (loaded.device, meta)
+
+
 def _count(task: Task, model: nn.Module, loss: Loss, batch: Batch) -> tuple[int, int]:
+    """FLOPs of forward and of backward, in training mode: an evaluation may run kernels that have no formula."""
     from torch.utils import flop_counter
 
     spare_compiler(getattr(getattr(flop_counter, "_FlopCounterMode", None), "__torch_dispatch__", None))
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    model.train()
     with flop_counter.FlopCounterMode(display=False) as ahead:
         found = forward(task, model, loss, batch).loss
-    with flop_counter.FlopCounterMode(display=False) as back:
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as back:
         found.backward()
     return ahead.get_total_flops(), back.get_total_flops()
+
+
+def _convolution_backward_flops(
+    gradient: Shape, inputs: Shape, weight: Shape, *settings: Any, out_shape: Any = None
+) -> int:
+    """As many as forward for each gradient that is wanted, of the inputs and of the weights.
+
+    torch's own formula (2.15) counts the gradient of a grouped convolution's weights as if it had no groups: the
+    backward of a depthwise one of 32 channels 16 times too high.
+
+    Args:
+        gradient, inputs, weight: shapes, the gradient's that of the outputs.
+        settings: the other arguments of aten::convolution_backward: at 4 whether it is transposed, last what is wanted.
+        out_shape: shapes of the gradients; not needed.
+    """
+    is_transposed, wanted = settings[4], settings[-1]
+    sides = (inputs if is_transposed else gradient)[2:]
+    return 2 * inputs[0] * math.prod(sides) * math.prod(weight) * (wanted[0] + wanted[1])

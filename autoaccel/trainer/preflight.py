@@ -74,7 +74,11 @@ def _preflight(loaded: LoadedTask, config: TrainerConfig) -> tuple[LoadedTask, d
     train_flops, forward_flops = count_flops(loaded, parts, other)
     evaluation_flops = forward_flops * loaded.validation.n
     loaded = replace(loaded, flops_per_sample=train_flops, evaluation_flops=evaluation_flops)
-    return loaded, {**_facts(loaded, config, other), "unavailable": missing, **_try_training(loaded, parts)}
+    try:
+        return loaded, {**_facts(loaded, config, other), "unavailable": missing, **_try_training(loaded, parts)}
+    finally:
+        for close in parts.closing:
+            close()
 
 
 def _facts(loaded: LoadedTask, config: TrainerConfig, model: torch.nn.Module) -> dict[str, Any]:
@@ -160,7 +164,9 @@ def _try_training(loaded: LoadedTask, parts: Parts) -> dict[str, float]:
     task = loaded.task
     # The first step is small: it finds what fails, and warms up, at a fraction of a full one's cost.
     size = min(2, loaded.train.n, parts.config.batch.size)
-    small = replace(parts, config=with_params(parts.config, {"batch.size": size, "batch.accumulation": 1}))
+    settings = with_params(parts.config, {"batch.size": size, "batch.accumulation": 1})
+    # Worker processes read ahead what the baseline draws: they have no such batch and would look for it for ever.
+    small = replace(parts, config=settings, fetch=lambda indices, _position: loaded.train.take(indices))
     _try("a training step", loaded, lambda: optimizer_step(loaded, small, Step(0, 0, 0.0, size)))
     first = Step(0, 0, 0.0, parts.config.batch.size)
     step_s, _ = _warm_seconds(

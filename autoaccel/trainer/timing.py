@@ -1,6 +1,6 @@
 """The device stopwatch: training seconds, with the accelerator's queue drained where the time is read.
 
-The only place of the trainer that looks at a clock; must not know what is being timed.
+The only place of the trainer that looks at clocks; must not know what is being timed.
 """
 
 from __future__ import annotations
@@ -28,3 +28,31 @@ class Stopwatch:
         if drained:
             synchronize(self._device)
         return time.perf_counter() - self._start
+
+
+Seconds = tuple[float, float]
+"""On the wall, and of the processors, all threads of this process together."""
+
+
+class Laps:
+    """The seconds of each piece of something that repeats; the device's queue is drained where one follows another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._piece, self._since = "", (0.0, 0.0)
+        self._taken: dict[str, Seconds] = {}
+
+    def enter(self, piece: str) -> None:
+        """The piece before is over; what follows belongs to this one, more of which may have been before."""
+        synchronize(self._device)
+        at = time.perf_counter(), time.process_time()
+        if self._piece:
+            wall_s, cpu_s = self._taken.get(self._piece, (0.0, 0.0))
+            self._taken[self._piece] = (wall_s + at[0] - self._since[0], cpu_s + at[1] - self._since[1])
+        self._piece, self._since = piece, at
+
+    def end(self) -> dict[str, Seconds]:
+        """The pieces since the last end, in the order in which they were first entered; starts anew."""
+        self.enter("")
+        taken, self._taken = self._taken, {}
+        return taken

@@ -21,6 +21,10 @@ KNOWN: dict[str, Any] = {
     "isa": ["avx2"],
     "usable_cores": 4,
     "memory_bytes": 8 * 2**30,
+    "n_cpus": 8,
+    "affinity": "0-3",
+    "cgroup_cores": None,
+    "cgroup_memory_bytes": None,
     "os": "Linux x86_64",
     "python": "3.11.7",
 }
@@ -28,10 +32,13 @@ MEASURED: dict[str, Any] = {
     "device": "cpu",
     "devices": [CPU],
     "n_threads": 4,
-    "matmul_flops": {"fp32": 1e11},
-    "memory_bytes_per_s": 1e10,
-    "host_to_device_bytes_per_s": None,
-    "skipped": {"bf16": "time limit"},
+    "rates": {
+        "matmul.fp32": {"per_s": 1e11, "per_cpu_s": 2.5e10},
+        "disk": {"per_s": 1e9, "per_cpu_s": None},
+    },
+    "notes": {"disk": "O_DIRECT"},
+    "skipped": {"matmul.bf16": "time limit"},
+    "load": {"others": 0.02, "average": 1.5},
 }
 
 
@@ -114,6 +121,13 @@ def test_cgroup_memory(tmp_path: Path, membership: str, files: dict[str, str], l
     assert hw.cgroup_memory_bytes(*cgroups(tmp_path, membership, files)) == limit
 
 
+@pytest.mark.parametrize(
+    ("cpus", "text"), [(set(), ""), ({3}, "3"), ({0, 1}, "0-1"), ({8, 2, 0, 1}, "0-2,8"), ({1, 3, 5, 6}, "1,3,5-6")]
+)
+def test_cpus_are_listed_as_linux_lists_them(cpus: set[int], text: str) -> None:
+    assert hw.cpu_list(cpus) == text
+
+
 def test_usable_cores_is_a_whole_number_of_at_least_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     missing = tmp_path / "missing"
@@ -147,6 +161,11 @@ def test_fingerprint_changes_with_every_hard_fact(change: dict[str, Any]) -> Non
     assert hw.fingerprint(known, {"torch": "2.16.0"}) != hw.fingerprint(known, SOFTWARE)
 
 
+def test_the_fingerprint_is_not_that_of_a_format() -> None:
+    """Times that were kept before the profile's JSON changed still hold; this is what the first version gave."""
+    assert hw.fingerprint(KNOWN, SOFTWARE) == "8dbb9e849ba5"
+
+
 def test_profile_knows_both_fingerprints(profile: hw.HardwareProfile) -> None:
     assert profile.host == hw.fingerprint(KNOWN, SOFTWARE)
     assert profile.fingerprint == hw.fingerprint({**KNOWN, "devices": [CPU]}, SOFTWARE)
@@ -168,7 +187,9 @@ def test_cache_round_trip(profile: hw.HardwareProfile, cache: Path) -> None:
 DAMAGE: tuple[dict[str, Any], ...] = (
     *({"version": 0}, {"host": "of another machine"}, {"unknown": 1}, {"usable_cores": "4"}),
     *({"devices": []}, {"devices": [{"kind": "cpu"}]}, {"devices": None}),
-    *({"matmul_flops": "fast"}, {"matmul_flops": {"fp32": -1.0}}, {"memory_bytes_per_s": float("nan")}),
+    *({"rates": "fast"}, {"rates": {"memory": 1e9}}, {"load": None}),
+    *({"rates": {name: {"per_s": rate, "per_cpu_s": None}}} for name, rate in (("memory", -1.0), ("speed", 1.0))),
+    {"rates": {"memory": {"per_s": 1.0, "per_cpu_s": float("nan")}}},
 )
 
 
@@ -178,7 +199,7 @@ def test_damaged_profile_is_absent(profile: hw.HardwareProfile, cache: Path, cha
     assert hw.load_cached(profile.host) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"version": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"version": 1}', b'{"version": 2}'])
 def test_damaged_file_is_absent_and_replaced(profile: hw.HardwareProfile, cache: Path, content: bytes) -> None:
     write(cache / f"hardware-{profile.host}.json", "").write_bytes(content)
     assert hw.load_cached(profile.host) is None

@@ -13,7 +13,7 @@ from autoaccel.budget import Spent, parse_budget
 from autoaccel.config import with_params
 from autoaccel.report.progress import describe, line, number, plain, seconds
 from autoaccel.report.summary import result_document
-from autoaccel.report.terminal import LineView, LiveView, print_profile, print_summary, render
+from autoaccel.report.terminal import LineView, LiveView, print_summary, render
 from autoaccel.search.attempts import standings
 from autoaccel.search.confirm import Evidence
 from autoaccel.search.explain import KnobEffect
@@ -134,30 +134,6 @@ def test_the_summary() -> None:
         console.print(f"# {name}")
         print_summary(console, document if name == "met" else {**document, "verdicts": []}, "runs/demo")
     check_golden("summary.txt", shown(out.getvalue()))
-
-
-def test_the_profile() -> None:
-    document = {
-        "hardware": {
-            "cpu_model": "made up [bold]",
-            "usable_cores": 2,
-            "memory_bytes": 8 * 2**30,
-            "devices": [{"kind": "cpu", "name": "made up"}],
-            "matmul_flops": {"fp32": 6.5e10, "bf16": 1e10},
-            "memory_bytes_per_s": 1.25e10,
-            "host_to_device_bytes_per_s": None,
-            "skipped": {},
-        },
-        "steps": {
-            "micro": [{"dtype": "fp32", "micro": 64, "seconds": 0.004}, {"dtype": "fp32", "micro": 4096, "oom": True}],
-            "optimizer": {"sgd": 0.0002},
-            "evaluation": {"fp32": 0.02},
-        },
-    }
-    console, out = screen()
-    print_profile(console, document)
-    print_profile(console, {**document, "steps": None})
-    check_golden("profile.txt", shown(out.getvalue()))
 
 
 # --------------------------------------------------------------------------------------------------------------- lines

@@ -44,10 +44,10 @@ HARDWARE = {
     "devices": [{"kind": "cpu", "name": "made up", "memory_bytes": 2**30, "capability": ""}],
     "device": "cpu",
     "n_threads": 1,
-    "matmul_flops": {"fp32": 1e10},
-    "memory_bytes_per_s": 1e9,
-    "host_to_device_bytes_per_s": None,
+    "rates": {"matmul.fp32": {"per_s": 1e10, "per_cpu_s": 1e10}},
+    "notes": {},
     "skipped": {},
+    "load": {"others": 0.0, "average": 1.0},
 }
 STEPS: dict[str, Any] = {
     "micro": [{"dtype": "fp32", "micro": size, "seconds": s} for size, s in COST.micro["fp32"]]

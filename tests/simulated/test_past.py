@@ -11,7 +11,7 @@ import pytest
 from autoaccel.budget import parse_budget
 from autoaccel.errors import EnvironmentFaultError
 from autoaccel.execution.simulated import Course
-from autoaccel.hardware.profile import Device, HardwareProfile
+from autoaccel.hardware.profile import Device, HardwareProfile, Load
 from autoaccel.job import Job
 from autoaccel.search.confirm import answer
 from autoaccel.search.inherited import chosen
@@ -110,15 +110,19 @@ PROFILE = HardwareProfile(
     isa=(),
     usable_cores=1,
     memory_bytes=2**30,
+    n_cpus=1,
+    affinity="0",
+    cgroup_cores=None,
+    cgroup_memory_bytes=None,
     os="",
     python="",
     devices=(Device("cpu", "made up", 2**30, ""),),
     device="cpu",
     n_threads=1,
-    matmul_flops={},
-    memory_bytes_per_s=None,
-    host_to_device_bytes_per_s=None,
+    rates={},
+    notes={},
     skipped={},
+    load=Load(None, None),
     host="h",
     fingerprint="f",
 )

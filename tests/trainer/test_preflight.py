@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -42,6 +43,16 @@ def net(n_out: int = 3) -> Callable[[], nn.Module]:
 
 def frozen() -> nn.Module:
     return net()().requires_grad_(False)
+
+
+class Shaky(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """A little different each time, so that it is read sample by sample."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return X[i] + 1e-6 * torch.rand(()), Y[i]
 
 
 class Returning(nn.Module):
@@ -422,3 +433,12 @@ def test_training_does_not_load_the_compiler() -> None:
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
+def test_a_baseline_that_reads_ahead_is_tried_and_leaves_no_process(make_task: MakeTask) -> None:
+    """Its processes have the batches of the baseline alone, not the small one that is tried first."""
+    before = set(psutil.Process().children(recursive=True))
+    baseline = with_params(TrainerConfig(), {"loader.workers": 1, "batch.size": 8, "batch.accumulation": 2})
+    _, facts = preflight(make_task(model=net(), train=Shaky(), validation=(X, Y), baseline=baseline))
+    assert facts["rough_step_s"] > 0 and not facts["resident"]
+    assert set(psutil.Process().children(recursive=True)) <= before

@@ -1,0 +1,1 @@
+"""How well `autoaccel profile` repeats, and how long it takes."""
