@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoaccel.api import TrainResult, TuneResult, train, tune
+    from autoaccel.api import TuneResult, tune
     from autoaccel.budget import Budget
     from autoaccel.config import TrainerConfig, load_config
     from autoaccel.errors import AutoaccelError
     from autoaccel.integrations.optuna import TimeToTargetPruner, TimeToTargetSampler
+    from autoaccel.retuning import Retuning, retune_run
     from autoaccel.sections import (
         Augment,
         Average,
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
         Memory,
         Model,
         Optim,
+        Parallel,
         Precision,
         Regularize,
         Schedule,
         System,
     )
-    from autoaccel.tasks.base import Task
+    from autoaccel.tasks.base import ParallelPlan, Task
+    from autoaccel.training import TrainResult, train
     from autoaccel.trial import Target
 
 _HOME = {
@@ -50,19 +53,23 @@ _HOME = {
     "Memory": "sections",
     "Model": "sections",
     "Optim": "sections",
+    "Parallel": "sections",
+    "ParallelPlan": "tasks.base",
     "Precision": "sections",
     "Regularize": "sections",
+    "Retuning": "retuning",
     "Schedule": "sections",
     "System": "sections",
     "Target": "trial",
     "Task": "tasks.base",
     "TimeToTargetPruner": "integrations.optuna",
     "TimeToTargetSampler": "integrations.optuna",
-    "TrainResult": "api",
+    "TrainResult": "training",
     "TrainerConfig": "config",
     "TuneResult": "api",
     "load_config": "config",
-    "train": "api",
+    "retune_run": "retuning",
+    "train": "training",
     "tune": "api",
 }
 
@@ -81,8 +88,11 @@ __all__ = [
     "Memory",
     "Model",
     "Optim",
+    "Parallel",
+    "ParallelPlan",
     "Precision",
     "Regularize",
+    "Retuning",
     "Schedule",
     "System",
     "Target",
@@ -93,6 +103,7 @@ __all__ = [
     "TrainerConfig",
     "TuneResult",
     "load_config",
+    "retune_run",
     "train",
     "tune",
 ]

@@ -1,27 +1,30 @@
-"""The Python calls, and the only place that wires a tuning: tune, resume, dry run, train.
+"""The Python calls that tune, and the only place that wires a tuning: tune, resume, dry run.
 
-Loads no torch: training in this process (`train`) resolves it when called. Must not decide or show anything itself.
+Loads no torch. Must not decide or show anything itself.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from signal import SIGINT
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoaccel.budget import Budget, extended, parse_budget
 from autoaccel.clock import Clock, MonotonicClock, utc_timestamp
 from autoaccel.config import ConfigFile, Params, TrainerConfig, save_config
 from autoaccel.errors import BudgetTooSmallError, UsageError
-from autoaccel.execution.local import LocalExecutor, TaskSource
+from autoaccel.execution.local import TaskSource
+from autoaccel.execution.source import task_source
 from autoaccel.fingerprint import digest, software
+from autoaccel.hardware.machine import this_machine
 from autoaccel.inspection import scratch_driver
+from autoaccel.integrations.executors import executor_for
 from autoaccel.job import Job
+from autoaccel.report.drift import drift_document
 from autoaccel.report.summary import Ratio, extrapolation_document, result_document, stated_speedup
 from autoaccel.report.terminal import open_view
 from autoaccel.search.confirm import Evidence, answer, baseline_evidence, unconfirmed
@@ -33,18 +36,19 @@ from autoaccel.search.loop import SEARCH_OVER, check_not_failed, run_study
 from autoaccel.search.memory import keep, recall
 from autoaccel.search.optuna_view import optuna_trial
 from autoaccel.search.prepare import Prepared, past_document, plan, prepare
+from autoaccel.search.sharing import share, showing, storage_document
 from autoaccel.search.trials import Driver
+from autoaccel.storage_url import StorageUrl, with_secret
 from autoaccel.store.ledger import last_second
-from autoaccel.store.run import HARDWARE, JOB, RESULT, STUDY, WORKER_LOG, RunDirectory, read_json, write_json
+from autoaccel.store.library import study_id
+from autoaccel.store.run import HARDWARE, JOB, RESULT, STUDY, RunDirectory, read_json, write_json
 from autoaccel.store.run import prepare as prepare_directory
 from autoaccel.store.session import open_ledger, stored_job
+from autoaccel.store.shared import open_storage
 from autoaccel.store.study import write_study
 from autoaccel.tasks.base import Task
-from autoaccel.tasks.load import absolute, check_reference, short_name
-from autoaccel.trial import CONFIRMING, SEARCHING, Report, Target, TrialRecord, TrialSpec
-
-if TYPE_CHECKING:
-    from torch import nn
+from autoaccel.tasks.load import absolute, short_name
+from autoaccel.trial import CONFIRMING, LOST, SEARCHING, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -61,30 +65,12 @@ class TuneResult:
     speedup: Ratio
     """Expected time to the target of the baseline over that of `config`."""
     trials: tuple[TrialRecord, ...]
+    """As recorded: where the machine was slower for a while, their seconds are not corrected by it."""
     run_dir: Path
     summary: dict[str, Any] = field(repr=False)
     """The content of result.json."""
     signal: int | None = None
     """The signal that ended the tuning early, if one did."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """One training."""
-
-    outcome: str
-    """hit, missed, finished (no target), stopped, diverged, oom, crashed."""
-    elapsed_s: float
-    """Training time; for a hit, the time to the target."""
-    value: float | None
-    """Last validation metric."""
-    test_value: float | None
-    reports: tuple[Report, ...]
-    model: nn.Module
-    """The trained model, on the device it was trained on."""
-    message: str = ""
-    signal: int | None = None
-    """The signal that stopped it, if one did; its checkpoint is in the run directory."""
 
 
 def tune(  # noqa: PLR0913 - the options of one request
@@ -97,9 +83,15 @@ def tune(  # noqa: PLR0913 - the options of one request
     fix: Params | None = None,
     seed: int = 0,
     hit_probability: float = 0.9,
-    parallel: int = 1,
+    devices: int = 1,
+    trials_at_once: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
+    ray_resources: dict[str, float] | None = None,
     use_all_budget: bool = False,
     use_library: bool = True,
+    storage: str | StorageUrl | None = None,
+    after: str | None = None,
     resume: bool = False,
     fresh: bool = False,
     progress: bool = True,
@@ -118,9 +110,15 @@ def tune(  # noqa: PLR0913 - the options of one request
         fix: knobs to pin, by dotted path.
         seed: seed of the search.
         hit_probability: hit rate the answer needs on fresh seeds.
-        parallel: search trials at once, on one device.
+        devices: GPUs, or cores where there are none, to run trials on.
+        trials_at_once: a multiple of `devices`; default: one trial on each.
+        executor: 'local' (processes here), 'ray' (a private Ray here, or a cluster), 'ray-tune' (trials of Ray Tune).
+        ray_address: the cluster's head, 'host:port' or 'auto'.
+        ray_resources: what a trial needs there beside its share of the devices, such as {"CPU": 4}.
         use_all_budget: search on even when next to nothing is to be gained.
         use_library: start from the kept trainings of past studies of this task, and keep this study's.
+        storage: URL of a database that the study is also written to while it runs, e.g. 'postgresql://user@host/name'.
+        after: directory of the run that this one tunes again; `retuning.retune_run` says when, and for how much.
         resume: continue the run in run_dir with what is left of its budget.
         fresh: replace the run in run_dir.
         progress: show a live view on a terminal, else a line per trial (standard error).
@@ -144,25 +142,37 @@ def tune(  # noqa: PLR0913 - the options of one request
         fix=fix or {},
         seed=seed,
         hit_probability=hit_probability,
-        parallel=parallel,
+        devices=devices,
+        trials_at_once=trials_at_once,
+        executor=executor,
+        ray_address=ray_address,
+        ray_resources=ray_resources or {},
         use_all_budget=use_all_budget,
         use_library=use_library,
+        storage=StorageUrl(storage) if isinstance(storage, str) else storage,
+        after=after,
     )
     if reference is None and given is None:
         raise UsageError("tune: no task", "Pass a Task or a reference such as 'digits'.")
     source = task_source(reference, given)
     prepare_directory(where, fresh=fresh, resume=resume)
-    return _run(job, source, where, clock, began_s, progress)
+    return run_job(job, source, where, clock, began_s, progress)
 
 
 def resume_run(
-    run_dir: str | Path, *, budget: str | None = None, progress: bool = True, began_s: float | None = None
+    run_dir: str | Path,
+    *,
+    budget: str | None = None,
+    ray_address: str | None = None,
+    progress: bool = True,
+    began_s: float | None = None,
 ) -> TuneResult:
     """Continue the run in a directory with its own job; only for tasks that were given by reference.
 
     Args:
         run_dir: where the run is.
         budget: what to add to its budget, e.g. '+2h'; a finished run searches on with it. None: what is left.
+        ray_address: where its cluster is now; None: where it was.
         progress, began_s: see `tune`.
     """
     path = Path(run_dir)
@@ -170,6 +180,7 @@ def resume_run(
     if job is None:
         raise UsageError(f"{path}: no run to resume (no readable {JOB})", "Give the directory of a run.")
     job = job if budget is None else replace(job, budget=extended(job.budget, budget))
+    job = job if ray_address is None else replace(job, ray_address=ray_address)
     if job.task is None:
         raise UsageError(
             f"{path}: the task of this run was given as an object",
@@ -179,7 +190,7 @@ def resume_run(
     began = clock.now() if began_s is None else began_s
     source = task_source(job.task, None)
     prepare_directory(path, fresh=False, resume=True)
-    return _run(job, source, path, clock, began, progress)
+    return run_job(job, source, path, clock, began, progress)
 
 
 def _budget(given: str | float | timedelta | Budget, resumed: Path | None) -> Budget:
@@ -190,13 +201,15 @@ def _budget(given: str | float | timedelta | Budget, resumed: Path | None) -> Bu
     return parse_budget(given)
 
 
-def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float, progress: bool) -> TuneResult:
+def run_job(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float, progress: bool) -> TuneResult:
+    """Carry out a job in a run directory that is prepared for it; see `tune`."""
     # Needed at the very end (Wilson interval), 0.7 s to import: done while the worker starts.
     threading.Thread(target=import_module, args=("scipy.stats",), daemon=True).start()
+    storage = open_storage(with_secret(job.storage)) if job.storage is not None else None
     directory = RunDirectory(path)
-    executor = LocalExecutor(source, path / WORKER_LOG, job.parallel)
-    ledger, interrupt = None, Interrupt()
+    executor, ledger, shared, interrupt = None, None, None, Interrupt()
     try:
+        executor = executor_for(job, source, path)
         with interrupt, open_view(job, quiet=not progress) as view:
             ledger = open_ledger(path, job)
             driver = Driver(
@@ -205,14 +218,19 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
                 clock=clock,
                 began_s=began_s,
                 carried_s=last_second(ledger.entries),
+                n_devices=job.devices,
                 watch=view,
                 interrupted=interrupt,
             )
             prepared = prepare(driver, job)
             _same_hardware(path, prepared.profile.fingerprint)
-            write_json(path / HARDWARE, prepared.profile.to_json())
+            write_json(path / HARDWARE, {**prepared.profile.to_json(), "machine": this_machine().to_json()})
             prepared = recall(path, prepared, ledger.records)
             driver = replace(driver, plan=plan(prepared)["text"])
+            if storage is not None:
+                shared = share(storage, prepared, study_id(path.name, ledger.entries))
+                prepared = replace(prepared, shared=shared)
+                driver = replace(driver, watch=showing(shared, prepared, ledger, view))
             knowledge = Knowledge(prepared.question)
             run_study(driver, prepared.question, knowledge)
             return _finish(driver, prepared, knowledge, path, interrupt.signal)
@@ -224,14 +242,18 @@ def _run(job: Job, source: TaskSource, path: Path, clock: Clock, began_s: float,
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(interrupt.signal or SIGINT) from error
     finally:
-        executor.close()
+        if executor is not None:
+            executor.close()
+        if shared is not None:
+            shared.close(0.0)
         if ledger is not None:
             ledger.close()
         directory.close()
 
 
 def _finish(driver: Driver, prepared: Prepared, knowledge: Knowledge, path: Path, signal: int | None) -> TuneResult:
-    question, job, done = prepared.question, prepared.job, tuple(driver.ledger.records)
+    question, job = prepared.question, prepared.job
+    drift, done = driver.seen().drift, tuple(driver.seen().records)
     check_not_failed(done)
     ranked = knowledge.ranked(done)
     beyond = extrapolated(knowledge, done)
@@ -245,6 +267,7 @@ def _finish(driver: Driver, prepared: Prepared, knowledge: Knowledge, path: Path
     baseline = baseline_evidence(question, done)
     facts = {
         "task": prepared.facts["task"],
+        "after": job.after,
         "finished_at": utc_timestamp(),
         "interrupted": signal is not None,
         "ledger_repaired": driver.ledger.repaired,
@@ -254,26 +277,34 @@ def _finish(driver: Driver, prepared: Prepared, knowledge: Knowledge, path: Path
         "budget_flops": job.budget.flops,
         "seed": job.seed,
         "space": job.space,
+        "executor": job.executor,
+        "devices": job.devices,
+        "trials_at_once": question.n_slots,
+        "crowding": question.crowded,
         "hardware": prepared.profile.fingerprint,
         "software": software(),
         "unspent_share": max(0.0, 1.0 - job.budget.share(driver.spent())),
         "search_ended": next((e.data["why"] for e in reversed(driver.ledger.entries) if e.kind == SEARCH_OVER), None),
-        "past": {**past_document(question.past), "not_kept": keep(path, prepared, driver.ledger)},
+        "past": past_document(question.past),
+        "storage": storage_document(prepared),
         "lessons": [asdict(lesson) for lesson in lessons(done, ranked)],
         "extrapolation": None if beyond is None else extrapolation_document(beyond),
+        "drift": drift_document(done, drift),
     }
     document = result_document(question, done, baseline, tuned, facts, knowledge.effects(done, tuned.config))
+    document["past"]["not_kept"] = keep(path, prepared, driver.ledger, document)
     evidence = {k: document[k] for k in ("target_met", "attempts", "hits", "time_to_target_s", "speedup_vs_baseline")}
     config_file = ConfigFile(tuned.config, job.task, document["target"], {**evidence, "run": path.name})
     save_config(path / "best" / "config.json", config_file)
-    trained = [r for r in done if r.spec.purpose in (*SEARCHING, *CONFIRMING)]
+    trained = [r for r in done if r.spec.purpose in (*SEARCHING, *CONFIRMING) and r.ended.outcome != LOST]
     trials = [optuna_trial(question.space, r, question.target, question.floor) for r in trained]
     write_study(path / STUDY, path.name, trials)
     document = {**document, "tuning_s": driver.at_s()}
     driver.ledger.append("answer", driver.at_s(), {"result": digest(document)})
     write_json(path / RESULT, document)
     ratio = stated_speedup(document)
-    return TuneResult(tuned.config, document["target_met"], tuned, baseline, ratio, done, path, document, signal)
+    recorded = tuple(driver.ledger.records)
+    return TuneResult(tuned.config, document["target_met"], tuned, baseline, ratio, recorded, path, document, signal)
 
 
 def _same_hardware(path: Path, fingerprint: str) -> None:
@@ -287,23 +318,6 @@ def _same_hardware(path: Path, fingerprint: str) -> None:
         )
 
 
-def task_source(reference: str | None, task: Task | None) -> TaskSource:
-    if reference is not None:
-        check_reference(reference)
-        return TaskSource(reference=reference)
-    if not isinstance(task, Task):
-        raise UsageError(f"tune: {task!r} is not a Task", "Build one with autoaccel.Task(...).")
-    import cloudpickle
-
-    try:
-        return TaskSource(pickled=cloudpickle.dumps(task))
-    except Exception as error:
-        raise UsageError(
-            f"task {task.name!r} cannot be sent to a worker process: {error}",
-            "Remove locks, open files and connections from the task, or define it in a file and pass 'file.py:name'.",
-        ) from error
-
-
 def _default_directory(task: Any) -> Path:
     name = task.name if isinstance(task, Task) else short_name(str(task))
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)[:60] or "task"
@@ -312,70 +326,5 @@ def _default_directory(task: Any) -> Path:
 
 def dry_run(job: Job, task: Task | None = None, *, began_s: float | None = None) -> dict[str, Any]:
     """What the budget will buy: measures, trains nothing. Keys: see `search.prepare.plan`."""
-    with scratch_driver(task_source(job.task, task)) as driver:
+    with scratch_driver(task_source(job.task, task), job) as driver:
         return plan(prepare(driver if began_s is None else replace(driver, began_s=began_s), job))
-
-
-def train(
-    task: Task | str,
-    config: TrainerConfig,
-    *,
-    target: Target | float | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    report: Callable[[Report], None] | None = None,
-) -> TrainResult:
-    """Train once, in this process, and keep the model.
-
-    Args:
-        task: a Task or a reference.
-        config: what to train with.
-        target: stop at the first evaluation that reaches it; None trains to the horizon.
-        run_dir: where checkpoints (after each evaluation) and the final weights go; None writes nothing.
-        resume: continue from the checkpoint in run_dir.
-        report: called after each evaluation.
-
-    Raises:
-        UsageError: wrong task or config.
-        EnvironmentFaultError: no usable checkpoint to resume from.
-    """
-    from autoaccel.tasks.load import load_task
-    from autoaccel.trainer.checkpoint import MANIFEST, MODEL, save_model
-    from autoaccel.trainer.preflight import preflight
-    from autoaccel.trainer.run import Checkpointing, run_training
-
-    if resume and run_dir is None:
-        raise UsageError("train: resume without a run directory", "Say where the checkpoint is.")
-    loaded, facts = preflight(load_task(task) if isinstance(task, str) else task)
-    if isinstance(target, int | float):
-        target = Target(target, facts["direction"], facts["metric"])
-    folder = Path(run_dir) if run_dir is not None else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume and ((folder / MANIFEST).exists() or (folder / MODEL).exists()):
-            raise UsageError(f"{folder}: holds another training", "Use --resume to continue it, or another --out.")
-    seen: list[Report] = []
-
-    def listen(event: Report) -> None:
-        seen.append(event)
-        if report:
-            report(event)
-
-    spec = TrialSpec(0, "train", config, target, test=True)
-    checkpointing = Checkpointing(folder, resume) if folder else None
-    with Interrupt() as interrupt:
-        ended, model = run_training(loaded, spec, report=listen, stopped=interrupt, checkpointing=checkpointing)
-    if model is None:
-        raise UsageError(f"the model could not be built: {ended.message}", "Check the task's model function.")
-    if folder and ended.outcome in ("hit", "missed", "finished"):
-        save_model(folder, model)
-    return TrainResult(
-        ended.outcome,
-        ended.elapsed_s,
-        ended.value,
-        ended.facts.get("test_value"),
-        tuple(seen),
-        model,
-        ended.message,
-        interrupt.signal,
-    )

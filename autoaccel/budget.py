@@ -136,6 +136,16 @@ def extended(budget: Budget, text: str) -> Budget:
     return Budget(**sums)
 
 
+def portion(budget: Budget, share: float, least: Spent) -> Budget:
+    """A share of a budget: of each of its limits, but at least `least` where the limit itself is no smaller."""
+    found: dict[str, Any] = {}
+    for limit in fields(Budget):
+        whole, wanted = getattr(budget, limit.name), getattr(least, limit.name)
+        if whole is not None:
+            found[limit.name] = min(whole, max(math.ceil(share * whole), wanted))
+    return Budget(**found)
+
+
 def _parse_part(part: str, whole: str) -> tuple[str, float]:
     reason = _refusal(part)
     if reason:

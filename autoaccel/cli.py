@@ -5,19 +5,27 @@ stdout carries the answer only; progress and messages go to stderr. Heavy import
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoaccel import cli_retune
 from autoaccel.clock import process_start
-from autoaccel.errors import AutoaccelError
+from autoaccel.shell import (
+    EXIT_ENVIRONMENT,
+    EXIT_FAILED,
+    EXIT_MISSED,
+    Json,
+    Verbose,
+    console,
+    guard,
+    print_document,
+    signal_code,
+    tuned_code,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,13 +38,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-
-_EXIT_MISSED = 3
-_EXIT_FAILED = 5
-_EXIT_ENVIRONMENT = 6
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")]
 
 
 @app.command()
@@ -65,13 +66,24 @@ def tune(  # noqa: PLR0913 - the options of one verb
     fix: Annotated[list[str] | None, typer.Option(help="Pin a knob: --fix optim.name=adamw. Repeatable.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     hit_probability: Annotated[float | None, typer.Option(help="Hit rate the answer needs (default 0.9).")] = None,
-    parallel: Annotated[int | None, typer.Option(help="Search trials at once, on one device (default 1).")] = None,
+    devices: Annotated[int | None, typer.Option(help="GPUs, or cores where there are none, to run on.")] = None,
+    trials_at_once: Annotated[int | None, typer.Option(help="Trials at once; default: one on each device.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Where trials run: local (default), ray or ray-tune.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="The Ray cluster's head, host:port or auto; default: a private Ray here.")
+    ] = None,
+    ray_resources: Annotated[
+        list[str] | None, typer.Option(help="What a trial needs on Ray: --ray-resources CPU=4. Repeatable.")
+    ] = None,
     use_all_budget: Annotated[
         bool, typer.Option("--use-all-budget", help="Search on when next to nothing is to be gained.")
     ] = False,
     no_library: Annotated[
         bool, typer.Option("--no-library", help="Do not start from past studies of this task, nor keep this one.")
     ] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="Also write the study to this database while it runs: postgresql://...")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this directory; --budget +2h extends it.")
     ] = None,
@@ -99,12 +111,17 @@ def tune(  # noqa: PLR0913 - the options of one verb
         "space": space,
         "seed": seed,
         "hit_probability": hit_probability,
-        "parallel": parallel,
+        "devices": devices,
+        "trials_at_once": trials_at_once,
+        "executor": executor,
+        "ray_address": ray_address,
+        "ray_resources": ray_resources or None,
         "use_all_budget": use_all_budget or None,
         "use_library": False if no_library else None,
+        "storage": storage,
     }
     began_s = process_start()
-    _guard(lambda: _tune(given, fix or [], out, resume, fresh, dry_run, as_json, no_progress, began_s), verbose)
+    guard(lambda: _tune(given, fix or [], out, resume, fresh, dry_run, as_json, no_progress, began_s), verbose)
 
 
 def _tune(  # noqa: PLR0913 - the options of one verb
@@ -120,45 +137,34 @@ def _tune(  # noqa: PLR0913 - the options of one verb
 ) -> int:
     from autoaccel import api
 
-    errors = _console(stderr=True)
+    errors = console(stderr=True)
     if resume is not None:
-        more = given.pop("budget")
+        more, address = given.pop("budget"), given.pop("ray_address")
         also = {**given, "fix": fix or None, "out": out, "fresh": fresh or None, "dry_run": dry_run or None}
         names = {"task": "TASK", "use_library": "--no-library"}
         stray = [names.get(k, f"--{k.replace('_', '-')}") for k, v in also.items() if v is not None]
         _refuse(stray, "--resume takes its settings from the run")
-        result = api.resume_run(resume, budget=more, progress=not no_progress, began_s=began_s)
+        result = api.resume_run(resume, budget=more, ray_address=address, progress=not no_progress, began_s=began_s)
     else:
         job = _job(given, fix, errors)
         if dry_run:
             _refuse(["--out"] * (out is not None) + ["--fresh"] * fresh, "--dry-run writes nothing")
             return _print_plan(api.dry_run(job, began_s=began_s), as_json)
-        result = api.tune(
-            job.task,
-            budget=job.budget,
-            target=job.target,
-            run_dir=out,
-            space=job.space,
-            fix=job.fix,
-            seed=job.seed,
-            hit_probability=job.hit_probability,
-            parallel=job.parallel,
-            use_all_budget=job.use_all_budget,
-            use_library=job.use_library,
-            fresh=fresh,
-            progress=not no_progress,
-            began_s=began_s,
-        )
-    _print_result(result, as_json)
-    if result.signal is not None:
-        print(f"stopped by a signal; continue with: autoaccel tune --resume {result.run_dir}", file=sys.stderr)
-        return 128 + result.signal
-    return 0 if result.target_met else _EXIT_MISSED
+        result = api.tune(**vars(job), run_dir=out, fresh=fresh, progress=not no_progress, began_s=began_s)
+    if as_json:
+        print_document(result.summary)
+    else:
+        from autoaccel.report.terminal import print_summary
+
+        print_summary(console(), result.summary, str(result.run_dir))
+    return tuned_code(result.target_met, result.signal, result.run_dir)
 
 
 @app.command()
 def train(  # noqa: PLR0913 - the options of one verb
-    config: Annotated[Path, typer.Argument(help="A config.json, e.g. RUN/best/config.json.")],
+    config: Annotated[
+        Path, typer.Argument(help="A config.json, or the directory of a run: its answer for this machine.")
+    ],
     task: Annotated[str | None, typer.Option(help="Task; default: the one the config was tuned for.")] = None,
     target: Annotated[float | None, typer.Option(help="Stop here; default: the target it was tuned for.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of this training.")] = None,
@@ -168,7 +174,7 @@ def train(  # noqa: PLR0913 - the options of one verb
     verbose: Verbose = False,
 ) -> None:
     """Train once with a config; exit 0 if the target was reached."""
-    _guard(lambda: _train(config, task, target, seed, out, resume, as_json), verbose)
+    guard(lambda: _train(config, task, target, seed, out, resume, as_json), verbose)
 
 
 def _train(  # noqa: PLR0913 - the options of one verb
@@ -176,13 +182,19 @@ def _train(  # noqa: PLR0913 - the options of one verb
 ) -> int:
     from dataclasses import replace
 
-    from autoaccel import api
+    from autoaccel import training
     from autoaccel.config import read_config_file, validated
     from autoaccel.errors import UsageError
     from autoaccel.execution.local import quiet_threads
     from autoaccel.report.progress import plain
+    from autoaccel.store.run import BEST_CONFIG
     from autoaccel.trial import FAILURES, Target
 
+    if path.is_dir():
+        from autoaccel.retuning import answer_here
+
+        path = answer_here(path) / BEST_CONFIG
+        print(plain(f"config: {path}"), file=sys.stderr)
     file = read_config_file(path)
     reference = task or file.task
     if not isinstance(reference, str):
@@ -192,8 +204,8 @@ def _train(  # noqa: PLR0913 - the options of one verb
         goal = validated(Target, file.target, lambda keys: ".".join((f"{path}: target", *keys)))
     quiet_threads()
     config = file.config if seed is None else replace(file.config, seed=seed)
-    errors = _console(stderr=True)
-    result = api.train(
+    errors = console(stderr=True)
+    result = training.train(
         reference,
         config,
         target=goal,
@@ -211,17 +223,17 @@ def _train(  # noqa: PLR0913 - the options of one verb
         "message": result.message,
     }
     if as_json:
-        print(json.dumps(document, indent=2))
+        print_document(document)
     else:
         metric = "-" if result.value is None else f"{result.value:.4f}"
         print(plain(f"{result.outcome} after {result.elapsed_s:.2f}s: metric {metric} {result.message}".rstrip()))
     if result.signal is not None:
         go_on = f"; continue with: autoaccel train {path} --out {out} --resume" if out else ""
         print(f"stopped by a signal{go_on}", file=sys.stderr)
-        return 128 + result.signal
+        return signal_code(result.signal)
     if result.outcome in FAILURES:
-        return _EXIT_FAILED
-    return 0 if result.outcome in ("hit", "finished") else _EXIT_MISSED
+        return EXIT_FAILED
+    return 0 if result.outcome in ("hit", "finished") else EXIT_MISSED
 
 
 @app.command()
@@ -239,36 +251,44 @@ def profile(
 
         document = inspection.profile(task, cached=cached)
         if as_json:
-            print(json.dumps(document, indent=2))
+            print_document(document)
         else:
-            print_profile(_console(), document)
+            print_profile(console(), document)
         return 0
 
-    _guard(run, verbose)
+    guard(run, verbose)
 
 
 @app.command()
 def status(
-    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: Json = False, verbose: Verbose = False
+    run: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
+    library: Annotated[
+        bool, typer.Option("--library", help="The history of answers, for each task and machine.")
+    ] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Where a run is; works while it is active."""
+    """Where a run is; works while it is active. Or what all runs have found."""
 
     def show() -> int:
         from autoaccel import inspection
+        from autoaccel.errors import UsageError
+        from autoaccel.report.history import history, status_rows
         from autoaccel.report.progress import plain
         from autoaccel.report.terminal import print_summary
 
-        document = inspection.status(run)
+        if (run is None) != library:
+            raise UsageError("status: a run or --library", "Give one of them.")
+        document = inspection.library() if run is None else inspection.status(run)
         if as_json:
-            print(json.dumps(document, indent=2))
+            print_document(document)
             return 0
-        rows = {k: v for k, v in document.items() if k not in ("result", "best_config") and v is not None}
-        print("\n".join(plain(f"{k:24} {v}") for k, v in rows.items()))
-        if document["result"] is not None:
-            print_summary(_console(), document["result"], str(run))
+        print("\n".join(map(plain, history(document) if run is None else status_rows(document))))
+        if document.get("result") is not None:
+            print_summary(console(), document["result"], str(run))
         return 0
 
-    _guard(show, verbose)
+    guard(show, verbose)
 
 
 @app.command()
@@ -280,12 +300,16 @@ def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
 
         checks = inspection.doctor()
         if as_json:
-            print(json.dumps({"checks": checks}, indent=2))
+            print_document({"checks": checks})
         else:
             print("\n".join(f"{'ok  ' if c['ok'] else 'FAIL'} {c['name']:18} {c['found']}" for c in checks))
-        return 0 if all(c["ok"] for c in checks) else _EXIT_ENVIRONMENT
+        return 0 if all(c["ok"] for c in checks) else EXIT_ENVIRONMENT
 
-    _guard(run, verbose)
+    guard(run, verbose)
+
+
+app.command()(cli_retune.retune)
+app.command()(cli_retune.schedule)
 
 
 def main() -> None:
@@ -298,7 +322,8 @@ def _job(given: dict[str, Any], fix: list[str], errors: Console) -> Job:
     from autoaccel.budget import parse_budget
     from autoaccel.config import parse_params
     from autoaccel.errors import UsageError
-    from autoaccel.job import FILE, Job, read_job_file
+    from autoaccel.job import FILE, Job, parse_amounts, read_job_file
+    from autoaccel.storage_url import VARIABLE, StorageUrl
     from autoaccel.tasks.from_data import OPTIONS, chosen_task, parsed
 
     settings = read_job_file(Path(FILE)) if Path(FILE).is_file() else {}
@@ -309,9 +334,14 @@ def _job(given: dict[str, Any], fix: list[str], errors: Console) -> Job:
     settings = {k: v for k, v in settings.items() if k not in OPTIONS}
     if fix:
         settings["fix"] = {**settings.get("fix", {}), **parse_params(fix)}
+    if given["ray_resources"]:
+        settings["ray_resources"] = parse_amounts(given["ray_resources"])
     if "budget" not in settings:
         raise UsageError("no budget", f"Say what the tuning may spend: --budget 60s, or budget = '2h' in {FILE}.")
     settings["budget"] = parse_budget(settings["budget"])
+    url = given.get("storage") or os.environ.get(VARIABLE)
+    if url:
+        settings["storage"] = StorageUrl(url)
     made = parsed(task) if task else None
     if made is not None and settings.get("target") is None:
         raise UsageError(f"task {made.name!r} has no target", f"Give one: --target VALUE ({made.metric}).")
@@ -331,47 +361,11 @@ def _refuse(flags: list[str], why: str) -> None:
 
 def _print_plan(document: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        print(json.dumps({k: v for k, v in document.items() if k != "text"}, indent=2))
+        print_document({k: v for k, v in document.items() if k != "text"})
     else:
         decided = [f"{path}: {why}" for path, why in document["decided"].items()]
         print("\n".join([document["text"], *decided]))
     return 0
-
-
-def _print_result(result: Any, as_json: bool) -> None:
-    from autoaccel.report.terminal import print_summary
-
-    if as_json:
-        print(json.dumps(result.summary, indent=2))
-    else:
-        print_summary(_console(), result.summary, str(result.run_dir))
-
-
-def _console(**options: Any) -> Console:
-    from rich.console import Console
-
-    return Console(**options)
-
-
-def _guard(run: Callable[[], int], verbose: bool) -> None:
-    """Run a verb; errors a user can meet become a message and their exit code."""
-    try:
-        code = run()
-        sys.stdout.flush()
-    except AutoaccelError as error:
-        from autoaccel.report.progress import plain
-
-        if verbose:
-            traceback.print_exc()
-        print("\n".join(plain(row) for row in f"error: {error}".splitlines()), file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
-        code = 128 + int(error.args[0] if error.args else signal.SIGINT)
-    except BrokenPipeError:  # piped into `head`; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from autoaccel.sections import (
     Memory,
     Model,
     Optim,
+    Parallel,
     Precision,
     Regularize,
     Schedule,
@@ -65,6 +66,7 @@ class TrainerConfig:
     model: Model = field(default_factory=Model)
     compile: Compile = field(default_factory=Compile)
     system: System = field(default_factory=System)
+    parallel: Parallel = field(default_factory=Parallel)
     seed: int = 0
     """Seed of weights, sampling order and dropout."""
 

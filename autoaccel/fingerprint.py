@@ -37,6 +37,11 @@ def task_fingerprint(facts: Mapping[str, Any]) -> str:
     return digest([facts.get(name) for name in _TASK_FACTS], length=16)
 
 
+def task_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the facts by which two tasks are not the same; what one of them does not know yet is no difference."""
+    return [name for name in _TASK_FACTS if name in before and name in now and before[name] != now[name]]
+
+
 def software() -> dict[str, str]:
     """Versions that can change a result, read without importing the packages."""
     from importlib.metadata import PackageNotFoundError, version

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from autoaccel.budget import Budget, parse_budget
 from autoaccel.config import Params, TrainerConfig, to_params, validated, with_params
-from autoaccel.errors import UsageError
+from autoaccel.errors import UsageError, did_you_mean
+from autoaccel.storage_url import StorageUrl
 
 T = TypeVar("T")
 FILE = "autoaccel.toml"
+EXECUTORS = {
+    "local": "processes on this machine",
+    "ray": "actors on Ray, on this machine or a cluster",
+    "ray-tune": "trials of Ray Tune, with its results and files",
+}
+_MOST_SLOTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +45,62 @@ class Job:
     """Seed of the search; the seeds of its trials follow from it."""
     hit_probability: float = 0.9
     """Hit rate the answer needs on fresh seeds."""
-    parallel: int = 1
-    """Search trials at once, on one device: they slow each other down there, which the search measures."""
+    devices: int = 1
+    """GPUs, or cores where there are none, that trials run on; a budget in device-hours pays for all of them."""
+    trials_at_once: int | None = None
+    """Trials at once; None: one on each device. Several on one slow each other down, which is measured."""
+    executor: str = "local"
+    """Where trials run; see EXECUTORS."""
+    ray_address: str | None = None
+    """The Ray cluster's head, host:port or auto; None: a private Ray on this machine."""
+    ray_resources: dict[str, float] = field(default_factory=dict)
+    """What a trial needs on Ray beside its share of the devices, such as CPU = 4."""
     use_all_budget: bool = False
     """Search on even when next to nothing is to be gained."""
     use_library: bool = True
     """Start from the kept trainings of earlier studies of the task, and keep this study's."""
+    storage: StorageUrl | None = None
+    """Database that the study is also written to while it runs, for others to look at."""
+    after: str | None = None
+    """The run that this one tunes again: its answer is the baseline, its trainings are known."""
 
     def __post_init__(self) -> None:
         if not 0 < self.hit_probability < 1:
             raise UsageError(f"hit probability {self.hit_probability!r}: not between 0 and 1", "Use e.g. 0.9.")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 1000:
             raise UsageError(f"seed {self.seed!r}: not a whole number from 0 to 999", "Use e.g. --seed 0.")
-        if not isinstance(self.parallel, int) or isinstance(self.parallel, bool) or not 1 <= self.parallel <= 64:
-            raise UsageError(f"parallel {self.parallel!r}: not a whole number from 1 to 64", "Use e.g. --parallel 2.")
+        _check_place(self)
+        if self.after is not None and not isinstance(self.after, str):
+            raise UsageError(f"after {self.after!r}: not the directory of a run", "Restore the file.")
         with_params(TrainerConfig(), self.fix)
 
+    @property
+    def n_slots(self) -> int:
+        """Trials at once."""
+        return self.trials_at_once or self.devices
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the budget in its text form."""
-        return {**asdict(self), "budget": str(self.budget)}
+        """Plain values; the budget in its text form, the storage without its secrets."""
+        shown = None if self.storage is None else self.storage.shown
+        return {**asdict(self), "budget": str(self.budget), "storage": shown}
 
     @classmethod
     def from_json(cls, data: dict[str, Any], where: str = "job") -> Job:
         """The job that `to_json` gave; UsageError with the place for anything else."""
-        read = validated(_File, data, lambda keys: ".".join((where, *keys)))
-        values = {f.name: getattr(read, f.name) for f in fields(cls)}
-        for name in ("parallel", "use_all_budget", "use_library"):  # younger than the first runs
+        given = {key: value for key, value in data.items() if key != "after"}
+        if "parallel" in given:  # what trials_at_once was called
+            given["trials_at_once"] = given.pop("parallel")
+        read = validated(_File, given, lambda keys: ".".join((where, *keys)))
+        values = {f.name: getattr(read, f.name) for f in fields(cls) if f.name != "after"}
+        values["after"] = data.get("after")
+        for name in ("devices", "executor", "use_all_budget", "use_library"):  # younger than the first runs
             values[name] = getattr(cls, name) if values[name] is None else values[name]
         if None in (values["budget"], values["space"], values["seed"], values["hit_probability"]):
             raise UsageError(f"{where}: incomplete", "Restore the file, or start a new run.")
-        return _located(where, lambda: cls(**{**values, "budget": parse_budget(values["budget"])}))
+        budget, url = values["budget"], values["storage"]
+        return _located(
+            where, lambda: cls(**{**values, "budget": parse_budget(budget), "storage": url and StorageUrl(url)})
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +114,14 @@ class _File:
     fix: Params = field(default_factory=dict)
     seed: int | None = None
     hit_probability: float | None = None
-    parallel: int | None = None
+    devices: int | None = None
+    trials_at_once: int | None = None
+    executor: str | None = None
+    ray_address: str | None = None
+    ray_resources: dict[str, float] = field(default_factory=dict)
     use_all_budget: bool | None = None
     use_library: bool | None = None
+    storage: str | None = None
     # a task made from data, see `tasks.from_data`
     model: str | None = None
     data: str | None = None
@@ -95,6 +133,39 @@ class _File:
     metric: str | None = None
     pretrained: bool | None = None
     weights: str | None = None
+
+
+def parse_amounts(texts: Sequence[str]) -> dict[str, float]:
+    """['CPU=4', ...] -> {'CPU': 4.0, ...}."""
+    found = {}
+    for text in texts:
+        name, _, amount = (part.strip() for part in text.partition("="))
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(f"--ray-resources {text!r}: expected NAME=AMOUNT", "For example --ray-resources CPU=4.")
+    return found
+
+
+def _check_place(job: Job) -> None:
+    """Where and how many at once; UsageError."""
+    for name, value in (("devices", job.devices), ("trials_at_once", job.trials_at_once)):
+        flag = f"--{name.replace('_', '-')}"
+        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_SLOTS
+        if value is not None and not whole:
+            raise UsageError(f"{name} {value!r}: not a whole number from 1 to {_MOST_SLOTS}", f"Use e.g. {flag} 2.")
+    if job.n_slots % job.devices:
+        raise UsageError(
+            f"trials_at_once {job.n_slots} on {job.devices} devices: not the same number on each",
+            f"Use a multiple of {job.devices}, or leave --trials-at-once out.",
+        )
+    if job.executor not in EXECUTORS:
+        raise UsageError(f"unknown executor {job.executor!r}", did_you_mean(job.executor, EXECUTORS))
+    if job.executor == "local" and (job.ray_address is not None or job.ray_resources):
+        given = "ray_address" if job.ray_address is not None else "ray_resources"
+        raise UsageError(f"{given} with the executor 'local'", "Add --executor ray.")
 
 
 def read_job_file(path: Path) -> dict[str, Any]:
@@ -113,6 +184,8 @@ def read_job_file(path: Path) -> dict[str, Any]:
     found = {k: v for k, v in asdict(validated(_File, document, where)).items() if v not in (None, {})}
     if "budget" in found:
         found["budget"] = _located(where(("budget",)), lambda: parse_budget(found["budget"]))
+    if "storage" in found:
+        found["storage"] = _located(where(("storage",)), lambda: StorageUrl(found["storage"]))
     if "fix" in found:
         found["fix"] = _located(where(("fix",)), lambda: _fixed(found["fix"]))
     return found

@@ -18,13 +18,23 @@ BOUNDED_METRICS = ("accuracy", "f1", "auc")
 FALLING_METRICS = ("loss", "perplexity")
 """Metrics of which less is better."""
 
-STEP_PROBES = ("step_cost", "soundness", "effect")
+STEP_PROBES = ("memory_peak", "step_cost", "soundness", "effect")
 """What measures steps of a task."""
-PROBES = ("preflight", "hardware", *STEP_PROBES)
+PREFLIGHT = "preflight"
+"""Purpose of the first look at a task."""
+PROBES = (PREFLIGHT, "hardware", *STEP_PROBES)
+REFERENCE = "reference"
+"""Purpose of reference steps: the same short piece of work again and again, to see whether the machine has slowed."""
+CROWDING = "crowding"
+"""The same steps, alone and then in all slots at once, to see how much trials at once disturb each other."""
 SEARCHING = ("baseline", "first", "reach", "race", "repeat")
 CONFIRMING = ("confirm", "confirm_baseline")
+TIMED = ("baseline", *CONFIRMING)
+"""Trainings whose time is claimed: they run alone where others would disturb them."""
 FAILURES = ("diverged", "oom", "crashed", "timeout")
 """Outcomes that say the configuration does not work here. `capped`, `stopped` and `interrupted` say only: cut."""
+LOST = "lost"
+"""Outcome of a trial whose worker or machine went away, through no fault of its own: it is run again."""
 
 
 def _finite(value: float) -> bool:
@@ -94,6 +104,11 @@ class TrialSpec:
     """Training seconds after which the trial is cut."""
     cap_flops: float | None = None
     """FLOPs after which the trial is cut, always before the step that would exceed them."""
+    threads: int = 0
+    """That the training is run with instead of the config's, as others disturb those (see `search.disturbance`); 0: the
+    config's."""
+    slower: float = 1.0
+    """How many times longer it takes with them on a quiet machine; seconds are the clock's."""
     test: bool = False
     """Evaluate the test set at the end, off the clock."""
     note: str = ""
@@ -129,6 +144,8 @@ class Report:
     """Validation metric."""
     loss: float
     """Mean training loss since the last report."""
+    cpu_s: float | None = None
+    """See `Ended.cpu_s`."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,7 +156,8 @@ class Ended:
     """How a trial ended.
 
     Outcomes: hit, missed (horizon reached without a hit), capped (time or FLOPs), stopped (asked to), diverged, oom,
-    crashed, timeout (killed by the driver), interrupted (the driver went away), done (a probe), refused (input).
+    crashed, timeout (killed by the driver), interrupted (the driver went away), lost (its machine or worker went away,
+    through no fault of its own), done (a probe), refused (input).
     """
 
     trial: int
@@ -156,6 +174,11 @@ class Ended:
     message: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     """What a probe measured; the test metric of a confirmation."""
+    cpu_s: float | None = None
+    """CPU seconds of the worker process during `elapsed_s`, all its threads together. Of one thread with its data in
+    memory they are the time it trained without what other processes took from it; n threads have up to n times as
+    many; processes of a loader or a compiler are not in them. None: another device computes, or it is not known (a
+    training that failed or was killed, a simulation)."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -170,6 +193,13 @@ class TrialRecord:
     ended: Ended
     wall_s: float = 0.0
     """Seconds of the budget between start and end, set-up included."""
+    ended_at_s: float = 0.0
+    """Second of the budget at which it ended; in a file, the ledger's entry says it."""
+    slowdown: float = 1.0
+    """How many times slower than at its best the machine was, by which times were divided (see `cost.drift`); as
+    recorded: 1."""
+    crowding: float = 1.0
+    """How much longer it took beside other trials than alone (see `search.crowding`); seconds are the clock's."""
 
     @property
     def hit(self) -> bool:
@@ -186,9 +216,13 @@ class TrialRecord:
             "reports": [r.to_json() for r in self.reports],
             "ended": self.ended.to_json(),
             "wall_s": self.wall_s,
+            "crowding": self.crowding,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrialRecord:
         reports = tuple(Report(**r) for r in data["reports"])
-        return cls(TrialSpec.from_json(data["spec"]), reports, Ended(**data["ended"]), data["wall_s"])
+        crowding = data.get("crowding", 1.0)  # younger than the first ledgers
+        return cls(
+            TrialSpec.from_json(data["spec"]), reports, Ended(**data["ended"]), data["wall_s"], crowding=crowding
+        )

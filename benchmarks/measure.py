@@ -22,6 +22,7 @@ from autoaccel.config import TrainerConfig, from_dict, to_params
 from autoaccel.execution.local import LocalExecutor, TaskSource
 from autoaccel.fingerprint import software
 from autoaccel.trial import Ended, Target, TrialSpec
+from benchmarks.estimates import interval, selections
 
 FRESH_SEEDS = 5_000_000_000
 """Benchmarks count from here; searches stay below 2**31, confirmations below 2**31 + 10**6."""
@@ -91,12 +92,11 @@ def speedup(rows: list[dict[str, Any]], full_training_s: float) -> dict[str, Any
         return np.where(hits == 0, 10 * full_training_s, measured)
 
     everything = np.arange(len(rows))
-    draws = np.random.default_rng(0).integers(0, len(rows), (4000, len(rows)))
-    low, high = np.quantile(ert("baseline", draws) / ert("tuned", draws), (0.025, 0.975))
+    draws = selections(len(rows))
     value = float(ert("baseline", everything) / ert("tuned", everything))
     return {
         "speedup": value,
-        "interval": [float(low), float(high)],
+        "interval": interval(ert("baseline", draws) / ert("tuned", draws)),
         "bound": not hit["baseline"].any(),
         "baseline_s": float(ert("baseline", everything)),
         "tuned_s": float(ert("tuned", everything)),

@@ -1,4 +1,6 @@
-"""No test may see or grow the library of past studies in the user's home, nor what another test has left in one."""
+"""No test may see or grow the library of past studies in the user's home, nor what another test has left in one; and
+trainings in the tests' own process have one thread: several wait for each other, many times as long on a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 VARIABLE = "AUTOACCEL_LIBRARY"
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

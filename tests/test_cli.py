@@ -6,6 +6,8 @@ Real runs are in `test_cli_runs.py`.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ from typer.testing import CliRunner
 
 from autoaccel.cli import app
 from autoaccel.config import ConfigFile, TrainerConfig, save_config
+from autoaccel.search.interrupt import Interrupt
+from autoaccel.shell import signal_code
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +70,14 @@ def test_the_options_are_these() -> None:
             "--fix",
             "--seed",
             "--hit-probability",
-            "--parallel",
+            "--devices",
+            "--trials-at-once",
+            "--executor",
+            "--ray-address",
+            "--ray-resources",
             "--use-all-budget",
             "--no-library",
+            "--storage",
             "--resume",
             "--fresh",
             "--dry-run",
@@ -78,12 +87,24 @@ def test_the_options_are_these() -> None:
         ],
         "train": ["config", "--task", "--target", "--seed", "--out", "--resume", "--json", "--verbose -v"],
         "profile": ["task", "--cached", "--json", "--verbose -v"],
-        "status": ["run", "--json", "--verbose -v"],
+        "status": ["run", "--library", "--json", "--verbose -v"],
         "doctor": ["--json", "--verbose -v"],
+        "retune": [
+            "run",
+            "--budget",
+            "--if-changed",
+            "--unchanged-ok",
+            "--out",
+            "--fresh",
+            "--json",
+            "--no-progress",
+            "--verbose -v",
+        ],
+        "schedule": ["run", "--every", "--as", "--budget", "--install", "--image", "--claim", "--verbose -v"],
     }
 
 
-@pytest.mark.parametrize("verb", ["", "tune", "train", "profile", "status", "doctor"])
+@pytest.mark.parametrize("verb", ["", "tune", "train", "profile", "status", "doctor", "retune", "schedule"])
 def test_every_verb_has_help(verb: str) -> None:
     code, out, _ = run(*filter(None, [verb]), "--help")
     assert code == 0 and "Usage:" in out
@@ -144,6 +165,10 @@ IMAGES = ("tune", "--model", "timm:resnet18", "--data", "none")
         # what typer finds
         ((*DIGITS, "--budget", "9s", "--target", "high"), "Invalid value for '--target'", ""),
         ((*DIGITS, "--budgett", "9s"), "No such option: --budgett", ""),
+        # a database
+        ((*DIGITS, "--budget", "9s", "--storage", "secret"), "storage: not the URL of a database", "postgresql://user"),
+        ((*DIGITS, "--budget", "9s", "--storage", "what://x"), "storage what://x: Can't load plugin", "Install its"),
+        (("tune", "--resume", "old", "--storage", "sqlite:///x"), "--storage: --resume takes its", "Leave them"),
         # a run directory
         ((*DIGITS, "--budget", "9s", "--out", "old"), "old: holds another run", "--fresh to replace it"),
         (("tune", "--resume", "none"), "none: no run to resume", "Give the directory of a run"),
@@ -157,7 +182,24 @@ IMAGES = ("tune", "--model", "timm:resnet18", "--data", "none")
         (("tune", "--resume", "old", "--budget", "+9x"), "budget '9x': not understood at '9x'", "Accepted forms"),
         (("tune", "--resume", "old", "--budget", "+9 trials"), "the run's budget is 9s, another kind", "Extend what"),
         ((*DIGITS, "--budget", "+2h"), "budget '+2h': '+' extends a run: use it with --resume", "Accepted forms"),
-        ((*DIGITS, "--budget", "9s", "--parallel", "0"), "parallel 0: not a whole number from 1 to 64", "--parallel 2"),
+        ((*DIGITS, "--budget", "9s", "--devices", "0"), "devices 0: not a whole number from 1 to", "--devices 2"),
+        (
+            (*DIGITS, "--budget", "9s", "--devices", "2", "--trials-at-once", "3"),
+            "trials_at_once 3 on 2 devices: not the same number on each",
+            "Use a multiple of 2",
+        ),
+        ((*DIGITS, "--budget", "9s", "--executor", "rya"), "unknown executor 'rya'", "Did you mean 'ray'?"),
+        (
+            (*DIGITS, "--budget", "9s", "--ray-address", "auto"),
+            "ray_address with the executor 'local'",
+            "--executor ray",
+        ),
+        (
+            (*DIGITS, "--budget", "9s", "--executor", "ray", "--ray-resources", "CPU"),
+            "--ray-resources 'CPU': expected NAME=AMOUNT",
+            "--ray-resources CPU=4",
+        ),
+        (("tune", "--resume", "old", "--devices", "2"), "--devices: --resume takes its settings from the run", "Leave"),
         (("tune", "x.py:y", "--resume", "old", "--fresh"), "TASK, --fresh: --resume takes its settings", "Leave them"),
         (
             ("tune", "--resume", "old", "--out", "new", "--dry-run"),
@@ -166,6 +208,15 @@ IMAGES = ("tune", "--model", "timm:resnet18", "--data", "none")
         ),
         (("tune", "--resume", "spoilt"), "job.json.colour: unknown key 'colour'", ""),
         (("status", "none"), "none: no run here", "Give the directory of a run"),
+        (("status",), "status: a run or --library", "Give one of them"),
+        (("status", "old", "--library"), "status: a run or --library", "Give one of them"),
+        # a run to tune again
+        (("retune", "none"), "none: no run here (no job.json)", "Give the directory of a finished run"),
+        (("retune", "old"), "old: the run is not finished", "autoaccel tune --resume old"),
+        (("schedule", "old"), "old: the run is not finished", "autoaccel tune --resume old"),
+        (("schedule", "old", "--as", "corn"), "--as 'corn': no such form", "Did you mean 'cron'?"),
+        (("schedule", "old", "--claim", "x"), "--image and --claim are not for --as systemd", "--as k8s"),
+        (("train", "old"), "old: the run is not finished", "autoaccel tune --resume old"),
         # a config
         (("train", "none.json"), "none.json: cannot be read", "Give the path of a config.json"),
         (("train", "old/job.json"), "old/job.json: not an autoaccel config file", "best/config.json"),
@@ -222,6 +273,17 @@ def test_a_message_cannot_drive_the_terminal() -> None:
     assert "a[/b]?[2J?.py" in err and "\x1b" not in err
 
 
+def test_the_warning_of_a_batch_system_has_the_exit_code_that_says_try_again() -> None:
+    assert [signal_code(int(s)) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == [130, 143, 75]
+    before = signal.getsignal(signal.SIGUSR1)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupt() and interrupt.signal == signal.SIGUSR1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 # -------------------------------------------------------------------------------------------------- what already exists
 
 
@@ -252,15 +314,15 @@ def test_a_dry_run_says_what_the_budget_buys(monkeypatch: pytest.MonkeyPatch) ->
 def test_training_once_has_an_exit_code_for_every_end(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, code: int
 ) -> None:
-    import autoaccel.api
+    import autoaccel.training
     from autoaccel.trial import Report
 
     def train(reference: str, config: TrainerConfig, **settings: Any) -> Any:
         assert (reference, config.seed, settings["target"].value) == ("digits", 5, 0.9)
         settings["report"](Report(1, 0.5, 10, 1, 1.0, 0.9, 0.3))
-        return autoaccel.api.TrainResult(outcome, 0.5, None, None, (), None, "a\x1b[2J")  # type: ignore[arg-type]
+        return autoaccel.training.TrainResult(outcome, 0.5, None, None, (), None, "a\x1b[2J")  # type: ignore[arg-type]
 
-    monkeypatch.setattr(autoaccel.api, "train", train)
+    monkeypatch.setattr(autoaccel.training, "train", train)
     monkeypatch.setattr("autoaccel.execution.local.quiet_threads", lambda: None)
     target = {"value": 0.9, "direction": "max", "metric": "accuracy"}
     save_config(elsewhere / "config.json", ConfigFile(TrainerConfig(), "digits", target))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from sklearn.datasets import load_digits
 
@@ -39,7 +42,14 @@ def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]
 
 
 def test_every_example_is_short_and_covered() -> None:
-    covered = {"fashion_mnist.py", "optuna_study.py", "own_task.py", "python_call.py"}
+    covered = {
+        "fashion_mnist.py",
+        "optuna_study.py",
+        "own_task.py",
+        "python_call.py",
+        "ray_tune.py",
+        "ray_tune_asha.py",
+    }
     assert {path.name for path in EXAMPLES} == covered, "a new example needs a test here"
     assert all(len(path.read_text().splitlines()) <= 60 for path in EXAMPLES)
     assert len((ROOT / "examples" / "fashion_mnist.py").read_text().splitlines()) <= 25
@@ -84,6 +94,78 @@ def test_a_study_of_the_users_own(tmp_path: Path) -> None:
     done = _run([str(ROOT / "examples" / "optuna_study.py"), "4"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ trials, least expected time to 95%: \{.*'epochs': \d+", done.stdout)
+
+
+def test_ten_lines_turn_a_script_of_ray_tune_with_asha_into_ours() -> None:
+    before, after = ((ROOT / "examples" / f"{n}.py").read_text().splitlines() for n in ("ray_tune_asha", "ray_tune"))
+    changes = [line for line in difflib.ndiff(before, after) if line.startswith(("+ ", "- "))]
+    assert sum(line.startswith("+ ") for line in changes) <= 10
+    assert {line[2:].strip() for line in changes if "Scheduler" in line} >= {
+        "scheduler=ASHAScheduler(max_t=60),",
+        "scheduler=TimeToTargetScheduler(search),",
+    }
+
+
+BEST = r"(\d+) trials, best: \{'alpha': [\d.e-]+, 'epochs': \d+, 'rate': [\d.e-]+\}"
+
+
+def _ray_script(name: str, folder: Path, budget_s: int = 8) -> list[str]:
+    """The example in a folder of its own, with a shorter budget."""
+    text = (ROOT / "examples" / f"{name}.py").read_text()
+    assert name == "ray_tune_asha" or "budget_s=60" in text
+    short = text.replace("budget_s=60", f"budget_s={budget_s}").replace("num_samples=30", "num_samples=3")
+    (folder / f"{name}.py").write_text(short)
+    return [str(folder / f"{name}.py"), str(folder / "results")]
+
+
+@pytest.mark.slow
+def test_a_script_of_ray_tune(tmp_path: Path) -> None:
+    pytest.importorskip("ray.tune", reason="needs ray[tune]")
+    done = _run(_ray_script("ray_tune", tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = re.search(BEST, done.stdout)
+    assert found is not None and int(found[1]) >= 1
+
+
+@pytest.mark.full
+def test_a_script_of_ray_tune_before_it_is_changed(tmp_path: Path) -> None:
+    pytest.importorskip("ray.tune", reason="needs ray[tune]")
+    done = _run(_ray_script("ray_tune_asha", tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search("3 trials, best: .*'epochs': 60", done.stdout)
+
+
+@pytest.mark.full
+def test_a_script_of_ray_tune_survives_the_death_of_a_worker_and_of_its_driver(tmp_path: Path) -> None:
+    pytest.importorskip("ray.tune", reason="needs ray[tune]")
+    script = _ray_script("ray_tune", tmp_path, budget_s=40)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, *script], cwd=tmp_path, env=environment) as driver:
+        workers = _trials_of_tune(driver.pid, tmp_path, n_results=2)
+        workers[0].kill()
+        _trials_of_tune(driver.pid, tmp_path, n_results=4)
+        driver.kill()
+    before = {path.name for path in (tmp_path / "results" / "digits").glob("train_*")}
+    done = _run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = re.search(BEST, done.stdout)
+    assert found is not None and int(found[1]) >= 4
+    after = {path.name for path in (tmp_path / "results" / "digits").glob("train_*")}
+    assert before <= after, "the experiment began anew"
+    for file in (tmp_path / "results" / "digits").glob("train_*/result.json"):
+        iterations = [json.loads(line)["training_iteration"] for line in file.read_text().splitlines()]
+        assert set(iterations) == set(range(1, max(iterations, default=0) + 1)), "epochs are missing"
+
+
+def _trials_of_tune(driver: int, folder: Path, n_results: int) -> list[psutil.Process]:
+    """The processes of Tune's trials, once so many trials have reported."""
+    for _ in range(1200):
+        files = [p for p in (folder / "results" / "digits").glob("train_*/result.json") if p.stat().st_size]
+        found = [p for p in psutil.Process(driver).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+        if len(files) >= n_results and found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("no trial was begun")
 
 
 def test_a_task_defined_inline_in_a_script_is_tuned_without_a_main_guard(tmp_path: Path) -> None:

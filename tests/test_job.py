@@ -10,7 +10,7 @@ import pytest
 
 from autoaccel.budget import Budget
 from autoaccel.errors import UsageError
-from autoaccel.job import Job, read_job_file
+from autoaccel.job import Job, parse_amounts, read_job_file
 
 HOUR = Budget(seconds=3600)
 
@@ -28,7 +28,10 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     target = 1
     seed = 0
     hit_probability = 0.8
-    parallel = 2
+    devices = 2
+    trials_at_once = 4
+    executor = "ray"
+    ray_address = "auto"
     use_all_budget = true
     use_library = false
     space = "minimal"
@@ -36,6 +39,8 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     "optim.name" = "sgd"
     optim.lr = 1
     batch.size = 64
+    [ray_resources]
+    CPU = 4
     """
     found = read_job_file(written(tmp_path, text))
     fix = {"optim.name": "sgd", "optim.lr": 1.0, "batch.size": 64}
@@ -45,7 +50,11 @@ def test_a_file_gives_what_it_says_and_nothing_else(tmp_path: Path) -> None:
         "target": 1.0,
         "seed": 0,
         "hit_probability": 0.8,
-        "parallel": 2,
+        "devices": 2,
+        "trials_at_once": 4,
+        "executor": "ray",
+        "ray_address": "auto",
+        "ray_resources": {"CPU": 4.0},
         "use_all_budget": True,
         "use_library": False,
         "space": "minimal",
@@ -110,6 +119,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"seed": 1000}, "seed 1000: not a whole number"),
         ({"seed": True}, "seed True: not a whole number"),
         ({"fix": {"optim.rl": 1}}, "unknown setting 'optim.rl'"),
+        ({"devices": 0}, "devices 0: not a whole number from 1 to 4096"),
+        ({"trials_at_once": 1.5}, "trials_at_once 1.5: not a whole number"),
+        ({"devices": 2, "trials_at_once": 3}, "trials_at_once 3 on 2 devices: not the same number on each"),
+        ({"devices": 2, "trials_at_once": 1}, "trials_at_once 1 on 2 devices: not the same number on each"),
+        ({"executor": "rey"}, "unknown executor 'rey'"),
+        ({"ray_address": "auto"}, "ray_address with the executor 'local'"),
+        ({"ray_resources": {"CPU": 2.0}}, "ray_resources with the executor 'local'"),
         ({"fix": {"schedule.warmup": 2.0}}, "schedule.warmup: 2.0 is not between 0 and 0.9"),
     ],
 )
@@ -125,10 +141,30 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> N
         Job(budget=HOUR),
         Job(budget=Budget(flops=2e14, trials=7), task="digits", target=0.9361, fix={"optim.lr": 0.1}, seed=9),
         Job(budget=Budget(device_seconds=100.0), space="mine.toml", hit_probability=0.5, target=1),
+        Job(budget=HOUR, devices=2, executor="ray-tune", ray_address="head:6379", ray_resources={"GPU": 0.5}),
     ],
 )
 def test_a_job_survives_json(job: Job) -> None:
     assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+def test_a_job_of_an_older_run_is_read() -> None:
+    young = Job(budget=HOUR, trials_at_once=2).to_json()
+    gone = ("devices", "trials_at_once", "executor", "ray_address", "ray_resources")
+    old = {**{k: v for k, v in young.items() if k not in gone}, "parallel": 2}
+    assert Job.from_json(old) == Job(budget=HOUR, trials_at_once=2)
+
+
+def test_trials_at_once_are_one_a_device_unless_said() -> None:
+    assert [Job(budget=HOUR, devices=n).n_slots for n in (1, 3)] == [1, 3]
+    assert Job(budget=HOUR, devices=2, trials_at_once=6).n_slots == 6
+
+
+@pytest.mark.parametrize("text", ["CPU", "CPU=", "CPU=many", "=2"])
+def test_resources_are_name_and_amount(text: str) -> None:
+    assert parse_amounts(["CPU=4", "accelerator_type:A100 = 0.001"]) == {"CPU": 4.0, "accelerator_type:A100": 0.001}
+    with pytest.raises(UsageError, match="expected NAME=AMOUNT"):
+        parse_amounts([text])
 
 
 @pytest.mark.parametrize(

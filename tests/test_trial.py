@@ -43,7 +43,15 @@ specs = st.builds(
     probe=facts,
 )
 reports = st.builds(
-    Report, trial=counts, elapsed_s=seconds, samples=counts, steps=counts, flops=flops, value=metrics, loss=metrics
+    Report,
+    trial=counts,
+    elapsed_s=seconds,
+    samples=counts,
+    steps=counts,
+    flops=flops,
+    value=metrics,
+    loss=metrics,
+    cpu_s=st.none() | seconds,
 )
 ends = st.builds(
     Ended,
@@ -57,6 +65,7 @@ ends = st.builds(
     value=st.none() | metrics,
     message=st.text(max_size=10),
     facts=facts,
+    cpu_s=st.none() | seconds,
 )
 records = st.builds(
     TrialRecord, spec=specs, reports=st.lists(reports, max_size=3).map(tuple), ended=ends, wall_s=seconds
@@ -86,6 +95,15 @@ def test_reports_and_ends_cross_the_process_line(report: Report, ended: Ended) -
 @given(records)
 def test_a_record_reads_back(record: TrialRecord) -> None:
     assert TrialRecord.from_json(through_json(record.to_json())) == record
+
+
+def test_a_record_from_before_cpu_seconds_were_kept_reads_back() -> None:
+    report, ended = Report(1, 1.5, 640, 10, 1e6, 0.91, 0.3), Ended(1, "hit", 1.5, samples=640)
+    data = TrialRecord(TrialSpec(1, "race", TrainerConfig()), (report,), ended, 1.9).to_json()
+    del data["reports"][0]["cpu_s"], data["ended"]["cpu_s"]
+    again = TrialRecord.from_json(through_json(data))
+    assert (again.reports, again.ended) == ((report,), ended)
+    assert again.ended.cpu_s is None
 
 
 def test_a_config_that_no_longer_exists_is_refused() -> None:

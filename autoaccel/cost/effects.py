@@ -34,8 +34,9 @@ class Kind:
     """Whether each of the others is measured; else the first of them stands for all."""
     points: int = 2
     """Steps of a block, spread evenly over the horizon: more where the effect is another one early and late."""
-    rounds: int = 5
-    """Blocks of each side, if they are short: more where the effect decides something."""
+    decides: bool = False
+    """Whether the fastest value is taken, and nothing else is to be said for one: then it is measured more often, on
+    steps as long as those of a training, and what is measured after it is measured with what it decided."""
     warm: int = 0
     """Steps of a block before those that count: a loader has read ahead while the other side had its turn."""
     share: Callable[[Params], float] = _once
@@ -66,13 +67,14 @@ def _choosing(params: Params) -> float:
 
 
 KINDS: dict[str, Kind] = {
+    "system.threads": Kind(free=(0,), decides=True, evaluates=True),
+    "precision.matmul": Kind(free=("highest",), decides=True, evaluates=True),
+    "memory.format": Kind(free=("contiguous",), decides=True, evaluates=True),
+    "system.attention": Kind(free=("auto",), decides=True, evaluates=True),
+    "system.cudnn_benchmark": Kind(free=(False,), decides=True, evaluates=True),
+    "parallel.strategy": Kind(free=("none",), points=4, evaluates=True, needs=("parallel.n_processes",)),
     "loader.workers": Kind(free=(0,), multiplies=False, points=24, warm=8),
     "data.echo": Kind(free=(1,), multiplies=False, points=8),
-    "precision.matmul": Kind(free=("highest",), rounds=12, evaluates=True),
-    "memory.format": Kind(free=("contiguous",), rounds=12, evaluates=True),
-    "system.attention": Kind(free=("auto",), rounds=12, evaluates=True),
-    "system.threads": Kind(free=(0,), rounds=12, evaluates=True),
-    "system.cudnn_benchmark": Kind(free=(False,), rounds=12, evaluates=True),
     "augment.policy": Kind(free=("none",), multiplies=False),
     "augment.flip": Kind(free=("none",), multiplies=False),
     "augment.translate": Kind(free=(0,), multiplies=False, by_value=False),

@@ -1,6 +1,7 @@
-"""StepCost: seconds and FLOPs of a whole training, predicted from measured pieces of a step.
+"""StepCost: seconds, FLOPs and peak bytes of a whole training, predicted from measured pieces of a step.
 
-    step = accumulation x (forward and backward of a micro-batch) x what multiplies them + update + what adds to a step
+    step = accumulation x (forward and backward of a micro-batch) x what multiplies them + adding gradients to those of
+           the micro-batches before + update + what adds to a step
     training = steps + evaluations + what a first step takes beyond the others
 
 Interpolates between the measured micro-batch sizes; effects of settings are in `effects`. Must not run anything.
@@ -9,13 +10,14 @@ Interpolates between the measured micro-batch sizes; effects of settings are in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
 from autoaccel.config import TrainerConfig
-from autoaccel.cost.effects import KINDS, SHARES, Effect, effect_of, kind_of
+from autoaccel.cost.effects import KINDS, SHARES, Effect, Effects, effect_of, kind_of
+from autoaccel.cost.memory import PeakMemory, micro_of, settings_of
 
 _OPTIMIZER = ("optim.name", "optim.kernel", "optim.state")
 _BATCH = ("batch.size", "batch.accumulation", "batch.ramp")
@@ -32,6 +34,9 @@ _Z = 1.645
 
 Params = Mapping[str, Any]
 
+KNEE = 0.98
+"""Share of the most samples per second from which on a micro-batch is as good as any."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -43,6 +48,8 @@ class Prediction:
     """One optimizer step of the full batch, averaged over the horizon."""
     error: float
     """Standard error of the log of the seconds."""
+    peak_bytes: float | None = None
+    """The most memory it takes, beyond what its process takes anyway; None where that is not known."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -57,7 +64,8 @@ class StepCost:
 
     `micro`: per precision, (samples, seconds) pairs in ascending order; `optimizer`: seconds of one update by its
     `optimizer_form`; `evaluation`: seconds of one pass over the validation set by precision; `effects`: of other
-    settings, by their `key_of`.
+    settings, by their `key_of`; `accumulation_s`: what a micro-batch after the first of a step takes more, for its
+    gradients are added to others.
     """
 
     micro: dict[str, tuple[tuple[int, float], ...]]
@@ -66,6 +74,8 @@ class StepCost:
     flops_per_sample: float
     evaluation_flops: float
     effects: dict[tuple[str, Any], Effect] = field(default_factory=dict)
+    memory: PeakMemory = field(default_factory=PeakMemory)
+    accumulation_s: float = 0.0
 
     @classmethod
     def from_probe(cls, measured: dict[str, Any], flops_per_sample: float, evaluation_flops: float) -> StepCost:
@@ -75,9 +85,16 @@ class StepCost:
             if "seconds" in row:
                 micro.setdefault(row["dtype"], []).append((row["micro"], row["seconds"]))
         pairs = {dtype: tuple(sorted(rows)) for dtype, rows in micro.items()}
-        return cls(pairs, measured["optimizer"], measured["evaluation"], flops_per_sample, evaluation_flops)
+        return cls(
+            micro=pairs,
+            optimizer=measured["optimizer"],
+            evaluation=measured["evaluation"],
+            flops_per_sample=flops_per_sample,
+            evaluation_flops=evaluation_flops,
+            accumulation_s=measured.get("accumulation", 0.0),  # missing where there was no room to see
+        )
 
-    def with_effects(self, effects: Sequence[tuple[tuple[str, Any], Effect]]) -> StepCost:
+    def with_effects(self, effects: Effects) -> StepCost:
         """With what settings do to a step."""
         return replace(self, effects=dict(effects))
 
@@ -110,7 +127,7 @@ class StepCost:
         model_s = (pieces - n_large) * self.micro_seconds(dtype, small)
         model_s += n_large * self.micro_seconds(dtype, small + 1) if n_large else 0.0
         update_s = self.update_seconds(*(params[path] for path in _OPTIMIZER))
-        added_s = 0.0
+        added_s = (pieces - 1) * self.accumulation_s
         for path in KINDS:
             kind = kind_of(path, params[path])
             if params[path] in kind.free:
@@ -156,7 +173,34 @@ class StepCost:
     def predict(self, config: TrainerConfig) -> Prediction:
         """Seconds and FLOPs of training to the end of the horizon, evaluations included."""
         params = dict(zip(READS, _read(config), strict=True))
-        return self.training(params, self._samples(config, params), config.evaluate.every_samples)
+        predicted = self.training(params, self._samples(config, params), config.evaluate.every_samples)
+        return replace(predicted, peak_bytes=self.memory.peak_bytes(settings_of(config)))
+
+    def knee(self, params: Params) -> int:
+        """The smallest of the measured micro-batches that fit, with a step's samples per second within `KNEE` of the
+        best of them; the largest that fits where none of them does, 0 if nothing fits."""
+        pairs = self.micro.get(params["precision.dtype"]) or self.micro["fp32"]
+        update_s = self.update_seconds(params["optim.name"], params.get("optim.kernel", "auto"))
+        rates = {size: size / (seconds + update_s) for size, seconds in pairs if self.memory.fits(params, size)}
+        if not rates:
+            return self.memory.largest_micro(params)
+        return min(size for size, rate in rates.items() if rate >= KNEE * max(rates.values()))
+
+    def split(self, params: Params, is_pinned: bool) -> dict[str, int]:
+        """The settings with which a training fits into memory, where it does not as it is: micro-batches at the knee,
+        and evaluations in batches no larger. Nothing where it fits, or nothing helps.
+
+        Args:
+            params: settings by dotted path, all that memory reads.
+            is_pinned: whether the number of micro-batches has to stay.
+        """
+        if self.memory.fits(params):
+            return {}
+        micro = micro_of(params) if is_pinned else self.knee(params)
+        if not micro:
+            return {}
+        pieces = max(params["batch.accumulation"], math.ceil(params["batch.size"] / micro))
+        return {"batch.accumulation": pieces, "evaluate.batch": min(micro, params["evaluate.batch"])}
 
     def _samples(self, config: TrainerConfig, params: Params) -> float:
         """Samples to the end of the horizon; evaluations count as nothing where it is in seconds or FLOPs."""

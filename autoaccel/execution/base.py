@@ -17,6 +17,8 @@ class Executor(ABC):
     """Runs trials, at most `n_slots` at once."""
 
     n_slots: int = 1
+    closing_s: float = 0.0
+    """Seconds that `close` may take."""
 
     @abstractmethod
     def start(self, spec: TrialSpec) -> None:

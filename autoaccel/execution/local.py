@@ -1,4 +1,4 @@
-"""Trials in local worker processes: one per slot in its own process group, reused while healthy, else replaced.
+"""Trials in local worker processes: one per device slot in its own process group, reused while healthy, else replaced.
 
 The driver's side of the pipe. Must not load torch, and never unpickles anything.
 """
@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoaccel.errors import EnvironmentFaultError
 from autoaccel.execution.base import Event, Executor
+from autoaccel.execution.slots import Slot
 from autoaccel.trial import Ended, Report, TrialSpec
 
 _GRACE_S = 0.5
@@ -51,26 +53,33 @@ class LocalExecutor(Executor):
 
     Args:
         source: the task.
-        log: file that takes the workers' standard error; None discards it.
-        n_slots: trials at once.
+        log: file, or open descriptor, that takes the workers' standard error; None discards it.
+        slots: for each trial that may run at once, what its workers are started with.
         memory_events: cgroup v2 file that counts what the kernel killed for lack of memory; default: this process' own.
     """
 
     def __init__(
-        self, source: TaskSource | None, log: Path | None = None, n_slots: int = 1, memory_events: Path | None = None
+        self,
+        source: TaskSource | None,
+        log: Path | int | None = None,
+        slots: Sequence[Slot] = (Slot(),),
+        memory_events: Path | None = None,
     ) -> None:
-        self.n_slots = n_slots
+        self.n_slots = len(slots)
+        self._slots = tuple(slots)
         self._source = source
         self._log = log
         self._memory_events = memory_events or _own_memory_events()
         self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
-        self._idle: list[_Worker] = []
+        self._idle: dict[int, _Worker] = {}
+        """By the number of the slot."""
         self._busy: dict[int, _Worker] = {}
+        """By trial."""
 
     def start(self, spec: TrialSpec) -> None:
         if len(self._busy) >= self.n_slots:
             raise RuntimeError(f"no free slot for trial {spec.trial}: {sorted(self._busy)} are running")
-        worker = self._healthy_worker()
+        worker = self._free_worker()
         worker.begin(spec, oom_kills(self._memory_events))
         self._busy[spec.trial] = worker
 
@@ -86,8 +95,9 @@ class LocalExecutor(Executor):
         return events
 
     def stop(self, trial: int) -> None:
-        if trial in self._busy:
-            self._busy[trial].send({"stop": trial})
+        worker = self._busy.get(trial)  # once: another thread may be waiting meanwhile
+        if worker is not None:
+            worker.send({"stop": trial})
 
     def kill(self, trial: int) -> None:
         if trial in self._busy:
@@ -97,17 +107,20 @@ class LocalExecutor(Executor):
             self._events.put((worker, None))  # it ends even if something it started still holds the pipe
 
     def close(self) -> None:
-        for worker in [*self._idle, *self._busy.values()]:
+        for worker in [*self._idle.values(), *self._busy.values()]:
             worker.close()
-        self._idle, self._busy = [], {}
+        self._idle, self._busy = {}, {}
 
-    def _healthy_worker(self) -> _Worker:
-        while self._idle:
-            worker = self._idle.pop()
+    def _free_worker(self) -> _Worker:
+        """One that has run trials before, if there is one, else a new one in the first free slot."""
+        for number in sorted(self._idle):
+            worker = self._idle.pop(number)
             if worker.is_alive():
                 return worker
             worker.end()
-        return _Worker(self._source, self._log, self._events)
+        taken = {worker.slot for worker in self._busy.values()}
+        number = next(n for n in range(self.n_slots) if n not in taken)
+        return _Worker(self._source, self._log, self._events, (number, self._slots[number]))
 
     def _receive(self, worker: _Worker, message: dict[str, Any] | None) -> list[Event]:
         trial = next((number for number, w in self._busy.items() if w is worker), None)
@@ -123,14 +136,17 @@ class LocalExecutor(Executor):
         if ended.outcome in ("crashed", "oom"):  # its memory may be fragmented, its device in any state
             worker.close()
         else:
-            self._idle.append(worker)
+            self._idle[worker.slot] = worker
         return [ended]
 
 
 class _Worker:
     """One process and the thread that reads what it says."""
 
-    def __init__(self, source: TaskSource | None, log: Path | None, events: queue.Queue[Any]) -> None:
+    def __init__(
+        self, source: TaskSource | None, log: Path | int | None, events: queue.Queue[Any], place: tuple[int, Slot]
+    ) -> None:
+        self.slot, slot = place
         self.killed = False
         self.last: Report | None = None
         self._gone = False
@@ -138,27 +154,30 @@ class _Worker:
         self._log = log
         try:
             with contextlib.ExitStack() as stack:
-                stderr: Any = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
+                stderr: Any = stack.enter_context(log.open("ab")) if isinstance(log, Path) else log
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT, str(os.getpid()), _import_path()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    env=worker_environment(),
+                    stderr=subprocess.DEVNULL if stderr is None else stderr,
+                    env={**worker_environment(), **slot.environment},
                     start_new_session=True,
                 )
+            if slot.cores is not None:  # long before its imports are over and it starts threads
+                os.sched_setaffinity(self._process.pid, slot.cores)
         except OSError as error:
             raise EnvironmentFaultError(
                 f"no worker process could be started ({error})", "Free memory, processes or disk; then --resume."
             ) from error
-        self._guard = _guard(self._process.pid)
+        # The kernel's signal reaches the worker, not its children.
+        self._guard = guard(f"kill -s KILL -- -{self._process.pid}")
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
         if source is not None:
             self.send({"task": source.reference, "payload_bytes": len(source.pickled)}, source.pickled)
 
     def begin(self, spec: TrialSpec, n_oom_kills: int) -> None:
         """Start a trial; `n_oom_kills` so far tell later whether one of them was ours."""
-        if self._log:
+        if isinstance(self._log, Path):
             _shorten(self._log)
         self.last = None
         self._n_oom_kills = n_oom_kills
@@ -187,9 +206,7 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):  # a process in a hung device call dies when that returns
             self._process.wait(_GRACE_S)
         self._close_pipe()
-        if self._guard:
-            self._guard.kill()
-            self._guard.communicate()
+        end_guard(self._guard)
 
     def close(self) -> None:
         """Let it go by closing its pipe; kill it if it stays."""
@@ -209,10 +226,8 @@ class _Worker:
             outcome, message = "timeout", "killed by the driver at its deadline"
         elif code == -signal.SIGKILL and n_oom_kills > self._n_oom_kills:
             outcome, message = "oom", "the kernel killed the worker process for lack of memory"
-        if self.last is None:
-            return Ended(trial, outcome, message=message)
-        at = self.last
-        return Ended(trial, outcome, at.elapsed_s, 0.0, at.samples, at.steps, at.flops, at.value, message)
+        facts = {"signal": -code} if outcome == "crashed" and code is not None and code < 0 else {}
+        return ended_after(self.last, trial, outcome, message, facts)
 
     def _close_pipe(self) -> None:
         assert self._process.stdin is not None
@@ -228,20 +243,34 @@ class _Worker:
         events.put((self, None))
 
 
-def _guard(group: int) -> subprocess.Popen[bytes] | None:
-    """A shell that kills a process group once we are gone: the kernel's signal reaches the worker, not its children."""
+def ended_after(last: Report | None, trial: int, outcome: str, message: str, facts: dict[str, Any]) -> Ended:
+    """The end of a trial that could not say it itself: all that is known is its last report."""
+    if last is None:
+        return Ended(trial, outcome, message=message, facts=facts)
+    at = last
+    return Ended(trial, outcome, at.elapsed_s, 0.0, at.samples, at.steps, at.flops, at.value, message, facts)
+
+
+def guard(deed: str) -> subprocess.Popen[bytes] | None:
+    """A shell that does something once we are gone, however that came; unless it was ended before (`end_guard`)."""
     if os.name != "posix":
         return None
-    script = f"trap '' INT TERM HUP; read _; kill -s KILL -- -{group}"
     with contextlib.suppress(OSError):  # a system without a shell
         return subprocess.Popen(
-            ["/bin/sh", "-c", script],
+            ["/bin/sh", "-c", f"trap '' INT TERM HUP USR1; read _; {deed}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
     return None
+
+
+def end_guard(shell: subprocess.Popen[bytes] | None) -> None:
+    """There is nothing left to be done."""
+    if shell is not None:
+        shell.kill()
+        shell.communicate()
 
 
 def _how(code: int | None) -> str:
@@ -282,10 +311,11 @@ def _own_memory_events() -> Path | None:
     return Path("/sys/fs/cgroup") / own[0].lstrip("/") / "memory.events" if own else None
 
 
-_THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-"""One thread and a passive wait policy unless the user's environment says otherwise.
+_THREADS = {"OMP_NUM_THREADS": "1"}
+"""One thread unless the user's environment, or a config, says otherwise.
 
-Two threads of a busy 2-core machine ran at a sixth of one thread's speed, and made times meaningless.
+Two threads of a busy 2-core machine ran at a sixth of one thread's speed, and made times meaningless. How threads wait
+for each other is left alone: asleep (OMP_WAIT_POLICY=PASSIVE) two are slower than one on a quiet machine too.
 """
 
 

@@ -207,6 +207,20 @@ def cgroup_memory_bytes(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -
     return min((limit for limit in limits if 0 < limit < 2**60), default=None)  # v1 writes about 2**63 for no limit
 
 
+def cgroup_memory_left_bytes(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:
+    """What the tightest memory limit leaves, in bytes; None without one. File pages that can be dropped are left."""
+    left = []
+    for folder in _cgroup_folders("memory", root, membership):
+        with suppress(ValueError):  # "max", or no such file
+            limit = int(_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes"))
+            used = int(_read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes"))
+            counts = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            dropped = int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))  # v1 counts groups below
+            if 0 < limit < 2**60:
+                left.append(max(0, limit - used + dropped))
+    return min(left, default=None)
+
+
 def _cgroup_folders(controller: str, root: Path, membership: Path) -> Iterator[Path]:
     """The folders whose limits bind this process: its groups and all groups above them, in v2 and v1 mounts."""
     top = ["0::/", f"0:{controller}:/"]  # inside a container the own group is often mounted as the root

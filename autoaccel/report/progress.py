@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from autoaccel.config import to_params
-from autoaccel.trial import TrialRecord, TrialSpec
+from autoaccel.trial import REFERENCE, TrialRecord, TrialSpec
 
 
 def seconds(value: float | None) -> str:
@@ -57,9 +57,13 @@ def plain(text: str) -> str:
 def describe(spec: TrialSpec) -> str:
     """One line for a trial's settings."""
     if spec.config is None:
-        return {"preflight": "checking the task", "hardware": "measuring the hardware"}.get(
-            spec.purpose, "measuring a training step"
-        )
+        words = {
+            "preflight": "checking the task",
+            "hardware": "measuring the hardware",
+            REFERENCE: "looking whether the machine is as fast as before",
+            "memory_peak": "measuring memory",
+        }
+        return words.get(spec.purpose, "measuring a training step")
     p = to_params(spec.config)
     accumulation = f"/{p['batch.accumulation']}" if p["batch.accumulation"] > 1 else ""
     return (

@@ -163,6 +163,7 @@ def result_document(
         "hit_rate_interval": wilson_interval(tuned.hits, tuned.attempts),
         "time_to_target_s": _finite(tuned.ert_s),
         "time_to_target_interval_s": ert_interval(tuned),
+        "n_slowed": tuned.n_slowed,
         "test_metric": _mean(tuned.test_values),
         "speedup_vs_baseline": ratio.value,
         "speedup_interval": None if ratio.low is None else [ratio.low, ratio.high],
@@ -200,6 +201,7 @@ def _evidence_document(evidence: Evidence) -> dict[str, Any]:
         "hit_rate_interval": wilson_interval(evidence.hits, evidence.attempts),
         "time_to_target_s": _finite(evidence.ert_s),
         "time_to_target_interval_s": ert_interval(evidence),
+        "n_slowed": evidence.n_slowed,
         "test_metric": _mean(evidence.test_values),
         "config": to_params(evidence.config),
     }

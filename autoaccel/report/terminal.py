@@ -132,7 +132,7 @@ def print_summary(console: Console, result: dict[str, Any], run_dir: str) -> Non
         box=None,
         padding=(0, 2, 0, 0),
     )
-    for column in ("setting", "baseline", "tuned", "verdict"):
+    for column in ("setting", "before" if result.get("after") else "baseline", "tuned", "verdict"):
         knobs.add_column(column)
     told = [v for v in result["verdicts"] if v["baseline"] != v["tuned"] or v["ratio"] or "(measured)" in v["text"]]
     for v in told:
@@ -168,7 +168,7 @@ def summary_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     target, baseline = result["target"], result["baseline"]
     sign = ">=" if target["direction"] == "max" else "<="
     rows = [("target", f"{target['metric']} {sign} {target['value']:g}")]
-    rows.append(("baseline", _evidence(baseline)))
+    rows.append(("answer before" if result.get("after") else "baseline", _evidence(baseline)))
     rows.append(("tuned", _extrapolation(result) if result.get("extrapolation") else _evidence(result)))
     rows.append(("speed-up", _speedup(result)))
     if result["test_metric"] is not None:
@@ -182,9 +182,18 @@ def summary_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("search", f"ended because {result['search_ended']}"))
     ends = ", ".join(f"{n} {outcome}" for outcome, n in result["outcomes"].items())
     rows.append(("spent", f"{seconds(result['tuning_s'])} of {result['budget']}, {result['n_trials']} trials: {ends}"))
+    if result.get("drift"):
+        rows.append(("machine", result["drift"]["text"]))
+    if result.get("storage"):
+        rows.append(("storage", _storage(result["storage"])))
     if result["ledger_repaired"]:
         rows.append(("ledger", f"repaired when it was opened: {result['ledger_repaired']}"))
     return rows
+
+
+def _storage(where: dict[str, Any]) -> str:
+    text = f"study {where['study']} in {where['url']}"
+    return f"{text}, without {where['missing']} trials that --resume adds: {where['why']}" if where["missing"] else text
 
 
 _MOST_LESSONS = 5
@@ -210,14 +219,15 @@ def _evidence(e: dict[str, Any]) -> str:
     interval = e["time_to_target_interval_s"]
     width = f" [{seconds(interval[0])}, {seconds(interval[1])}]" if interval else ""
     low, high = e["hit_rate_interval"]
-    time = f"{seconds(e['time_to_target_s'])}{width} to target; " if e["hits"] else ""
+    label = " (corrected)" if e.get("n_slowed") else ""
+    time = f"{seconds(e['time_to_target_s'])}{width} to target{label}; " if e["hits"] else ""
     return f"{time}{e['hits']}/{e['attempts']} hits, expect {e['expected_hit_rate']:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _speedup(result: dict[str, Any]) -> str:
     value, interval = result["speedup_vs_baseline"], result["speedup_interval"]
     if result["answer_is_baseline"]:
-        return "none found: the baseline is the answer"
+        return f"none found: the {'answer before stays' if result.get('after') else 'baseline is the answer'}"
     if value is None:
         return "not measured"
     if result["speedup_is_bound"] and not result["baseline"]["attempts"]:

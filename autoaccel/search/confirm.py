@@ -22,6 +22,7 @@ from autoaccel.search.question import (
     Question,
     predict,
     share_of,
+    slowed,
     with_horizon,
 )
 from autoaccel.trial import FAILURES, TrialRecord, TrialSpec
@@ -50,6 +51,8 @@ class Evidence:
     is_baseline: bool = False
     cut_s: float = 0.0
     """The longest time it trained without a hit before it was cut; such a try is no attempt."""
+    n_slowed: int = 0
+    """Attempts whose times are corrected, because the machine was slower then."""
 
     @property
     def hit_rate(self) -> float:
@@ -62,19 +65,29 @@ class Evidence:
 
 
 def next_confirmation(
-    question: Question, records: Sequence[TrialRecord], left: Left, ranked: Sequence[Ranked]
+    question: Question,
+    records: Sequence[TrialRecord],
+    left: Left,
+    ranked: Sequence[Ranked],
+    running: Sequence[TrialRecord] = (),
 ) -> TrialSpec | None:
-    """The next fresh-seed attempt at the best of `ranked` that stands, or None when enough is known or none fits."""
+    """The next fresh-seed attempt at the best of `ranked` that stands, or None when enough is known or none fits.
+
+    Seconds of records, of what is left and of its caps are those of the machine at its best (see `cost.drift`).
+    `running` are attempts that run meanwhile; they count as attempts that will have been made.
+    """
+    question = slowed(question, left.slowdown)
     candidate = current_candidate(question, records, ranked)
     if candidate is None:
         return None
-    baseline = _evidence_of(question, question.baseline, records, "confirm_baseline")
-    evidence = _evidence_of(question, candidate, records, "confirm")
+    begun = (*records, *running)
+    baseline = _begun(_evidence_of(question, question.baseline, records, "confirm_baseline"), running)
+    evidence = _begun(_evidence_of(question, candidate, records, "confirm"), running)
     if _baseline_is_due(question, records, evidence, baseline, left):
-        return _attempt(question, records, question.baseline, "confirm_baseline", left)
+        return _attempt(question, begun, question.baseline, "confirm_baseline", left)
     if evidence.attempts >= MOST_ATTEMPTS:
         return None
-    return _attempt(question, records, candidate, "confirm", left)
+    return _attempt(question, begun, candidate, "confirm", left)
 
 
 def current_candidate(
@@ -134,7 +147,14 @@ def baseline_evidence(question: Question, records: Sequence[TrialRecord]) -> Evi
         times_s=first.times_s + fresh.times_s,
         hit_times_s=first.hit_times_s + fresh.hit_times_s,
         cut_s=max(first.cut_s, fresh.cut_s),
+        n_slowed=first.n_slowed + fresh.n_slowed,
     )
+
+
+def _begun(evidence: Evidence, running: Sequence[TrialRecord]) -> Evidence:
+    """With the attempts at its configuration that are still running."""
+    identities = [r.spec.config.identity for r in running if r.spec.config is not None]
+    return replace(evidence, attempts=evidence.attempts + identities.count(evidence.config.identity))
 
 
 def _refuted(question: Question, evidence: Evidence) -> bool:
@@ -213,4 +233,5 @@ def _evidence_of(question: Question, config: TrainerConfig, records: Sequence[Tr
         test_values=tuple(r.ended.facts["test_value"] for r in mine if "test_value" in r.ended.facts),
         is_baseline=config.identity == question.baseline.identity,
         cut_s=max((r.ended.elapsed_s for r in tried if r not in mine), default=0.0),
+        n_slowed=sum(r.slowdown > 1 for r in mine),
     )

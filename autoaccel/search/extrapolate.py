@@ -17,7 +17,6 @@ from autoaccel.search.knowledge import Knowledge
 from autoaccel.search.question import with_horizon
 from autoaccel.search.setting import Setting
 from autoaccel.search.surrogate import Surrogate
-from autoaccel.search.translate import config_of
 from autoaccel.trial import SEARCHING, TrialRecord
 
 FURTHEST = 32.0
@@ -50,7 +49,7 @@ def extrapolated(knowledge: Knowledge, records: Sequence[TrialRecord]) -> Extrap
     if low is None or middle is None:
         return None
     return Extrapolation(
-        config=with_horizon(config_of(question, setting, params, middle), middle),
+        config=with_horizon(knowledge.config(records, params, middle), middle),
         seconds=setting.seconds(params, middle),
         low_s=setting.seconds(params, low),
         high_s=None if high is None else setting.seconds(params, high),

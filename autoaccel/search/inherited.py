@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from autoaccel.config import Params, to_params
+from autoaccel.cost.memory import PeakMemory
 from autoaccel.search.attempts import shortfall
 from autoaccel.search.book import Entry, key
 from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.question import HORIZON, Question
 from autoaccel.search.setting import Setting
+from autoaccel.search.transfer import as_here
 from autoaccel.search.translate import config_of, point_of, setting_of
 from autoaccel.space.knobs import Knob
 from autoaccel.store.library import Past, PastTraining
@@ -30,6 +32,7 @@ _NEAR = -0.5
 """The least margin that is near."""
 TRIES = 2
 """A configuration that hit before and misses so often here, without a hit, is no longer believed."""
+_PIECES = "batch.accumulation"
 _REFUTED = 3
 """So many of those and nothing of the past is believed: it was another task after all."""
 
@@ -55,7 +58,7 @@ def past_curves(question: Question, setting: Setting) -> list[Curve]:
 def curve_of_past(question: Question, setting: Setting, training: PastTraining) -> Curve | None:
     """A past training as it would have been here, for this target; None if it cannot be run here."""
     point = _point(question, setting, training.params)
-    if point is None:
+    if point is None or not setting.possible(point):
         return None
     reached = [v is not None and question.target.reached(v) for v in training.values]
     n_seen = reached.index(True) + 1 if any(reached) else len(reached)
@@ -102,7 +105,10 @@ def _point(question: Question, setting: Setting, given: Params) -> Params | None
     known = to_params(question.baseline)
     if not given.keys() <= known.keys():
         return None
-    params = {**known, **given}  # knobs it did not know yet: as in the baseline
+    # Knobs it did not know yet are as in the baseline; what changes nothing but seconds is as it is here.
+    params = as_here(question.space, known, {**known, **given})
+    if any(k.path == _PIECES and not _has(k, params[_PIECES]) for k in setting.space.knobs):
+        params[_PIECES] = point_of(setting.space, params)[_PIECES]  # split for a smaller memory, as `curve_of` reads it
     horizon = params[HORIZON]
     if not setting.horizon.low <= horizon <= setting.horizon.high:
         return None
@@ -110,8 +116,12 @@ def _point(question: Question, setting: Setting, given: Params) -> Params | None
     if any(params[path] != known[path] for path in outside):  # the baseline may be outside, as in `curve_of`
         return None
     point = point_of(setting.space, params)
-    here = to_params(config_of(question, setting, point, horizon))
-    ignored = ({*setting.space.paths, "seed"} - point.keys()) | outside
+    if not setting.possible(point):
+        return None
+    # Without a memory that is too small for a micro-batch: split, it is the same training.
+    anywhere = replace(question, cost=replace(question.cost, memory=PeakMemory()))
+    here = to_params(config_of(anywhere, setting, point, horizon))
+    ignored = ({*setting.space.paths, "seed"} - point.keys()) | outside | {"evaluate.batch"}
     if any(here[path] != value for path, value in params.items() if path not in ignored):
         return None
     return point if point_of(setting.space, here) == point else None

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as a value the loop can ask: the first one ends the tuning in order, the second one at once.
+"""Signals as a value the loop can ask: the first one ends the tuning in order, the second one at once. Ctrl-C, SIGTERM,
+and SIGUSR1, with which batch systems warn before they end a job.
 
 Must not know what is being interrupted.
 """
@@ -9,6 +10,8 @@ import signal
 import threading
 from types import FrameType
 from typing import Any
+
+_COLLECTED = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n))
 
 
 class Interrupt:
@@ -24,7 +27,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _COLLECTED:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from autoaccel.config import TrainerConfig, to_params
+from autoaccel.cost.memory import settings_of
 from autoaccel.search import advice
 from autoaccel.search.acquisition import hit_probability
 from autoaccel.search.book import Entry, book, incumbent, key
@@ -26,8 +27,8 @@ from autoaccel.search.models import Models
 from autoaccel.search.question import HORIZON, Question, predict, with_horizon
 from autoaccel.search.setting import Proposal, Setting
 from autoaccel.search.surrogate import Surrogate
-from autoaccel.search.translate import as_running, config_of, curve_of, point_of, proposal_of, setting_of
-from autoaccel.trial import FAILURES, SEARCHING, Report, TrialRecord, TrialSpec
+from autoaccel.search.translate import config_of, curve_of, point_of, proposal_of, setting_of
+from autoaccel.trial import FAILURES, LOST, SEARCHING, TrialRecord
 
 _RECENT = 15
 """Trials from which it is learned how far the predicted seconds are off."""
@@ -71,17 +72,19 @@ class Knowledge:
     def __init__(self, question: Question) -> None:
         self.question = question
         self._setting = setting_of(question)
+        self._bounded: dict[float, tuple[Question, Setting]] = {}
         self._models: dict[tuple[object, ...], Models] = {}
-        self._curves: dict[int, Curve] = {}
+        self._curves: dict[tuple[int, float], Curve] = {}
         self._past = past_curves(question, self._setting)
         self._past_now: tuple[float, list[Curve]] = (1.0, self._past)
-        self._off: dict[int, float] = {}
-        self._ranked: tuple[int, tuple[Ranked, ...]] = (-1, ())
+        self._off: dict[tuple[int, float], float] = {}
+        self._ranked: tuple[tuple[object, ...], tuple[Ranked, ...]] = ((), ())
 
     def setting(self, records: Sequence[TrialRecord]) -> Setting:
-        """What is known beforehand, with seconds as the latest trials took them."""
-        factor, plain = self._factor(records), self._setting.seconds
-        return replace(self._setting, seconds=lambda params, samples: factor * plain(params, samples))
+        """What is known beforehand, with seconds as the latest trials took them, and what fits as failures showed."""
+        factor, setting = self._factor(records), self._now(records)[1]
+        plain = setting.seconds
+        return replace(setting, seconds=lambda params, samples: factor * plain(params, samples))
 
     def proposal(
         self, records: Sequence[TrialRecord], running: Sequence[TrialRecord], left_s: float
@@ -92,24 +95,25 @@ class Knowledge:
         proven = self._best_of_past(setting, known, beside, left_s) if known.past else None
         return proven or advice.propose(setting, known.models, known.curves, left_s, beside)
 
-    def should_stop(self, records: Sequence[TrialRecord], spec: TrialSpec, reports: Sequence[Report]) -> bool:
-        """Whether finishing a running search trial is worth less than starting another.
+    def should_stop(self, records: Sequence[TrialRecord], running: TrialRecord) -> bool:
+        """Whether finishing a running search trial (see `translate.as_running`) is worth less than starting another.
 
         Never where the horizon is pinned: a hit before its end is what such a trial is for, and the model knows none.
         """
-        if not spec.bet or not reports or HORIZON not in self.question.space.paths:
+        if not running.spec.bet or not running.reports or HORIZON not in self.question.space.paths:
             return False
         known, setting = self._evidence(records), self.setting(records)
-        running = curve_of(self.question, self._setting, as_running(spec, reports))
-        return advice.should_stop(setting, known.models, known.curves, running, proposal_of(setting, spec))
+        curve = curve_of(self.question, self._setting, running)
+        return advice.should_stop(setting, known.models, known.curves, curve, proposal_of(setting, running.spec))
 
     def ranked(self, records: Sequence[TrialRecord]) -> tuple[Ranked, ...]:
         """Configurations that have hit in the search, shortest expected time first."""
         searched = _searched(records)
         if not any(r.hit for r in searched):
             return ()
-        if self._ranked[0] != len(searched):
-            self._ranked = (len(searched), self._rank(searched))
+        key_now = tuple(_key(r) for r in searched)
+        if self._ranked[0] != key_now:
+            self._ranked = (key_now, self._rank(searched))
         return self._ranked[1]
 
     def model(self, records: Sequence[TrialRecord]) -> tuple[Setting, Surrogate, list[Curve]]:
@@ -133,9 +137,26 @@ class Knowledge:
         known = self._known(records, self._all(_searched(records)))
         return advice.answer(self.setting(records), known.models, known.curves)
 
-    def config(self, proposal: Proposal) -> TrainerConfig:
-        """The config of a proposal; seed 0."""
-        return config_of(self.question, self._setting, proposal.params, proposal.horizon)
+    def config(self, records: Sequence[TrialRecord], params: Mapping[str, Any], horizon: float) -> TrainerConfig:
+        """The config of a point and a horizon, in micro-batches that fit; seed 0."""
+        question, setting = self._now(records)
+        return config_of(question, setting, params, horizon)
+
+    def _now(self, records: Sequence[TrialRecord]) -> tuple[Question, Setting]:
+        """The question, and what is known beforehand, with memory as far as trainings have run out of it."""
+        failed = [c for r in records if r.ended.outcome == "oom" and (c := r.spec.config) is not None]
+        if not failed:
+            return self.question, self._setting
+        worked = [c for r in records if r.ended.outcome != "oom" and r.reports and (c := r.spec.config) is not None]
+        cost = self.question.cost
+        memory = cost.memory.after(map(settings_of, failed), map(settings_of, worked))
+        if memory.limit not in self._bounded:
+            question = replace(self.question, cost=replace(cost, memory=memory))
+            setting = setting_of(question)
+            if not setting.possible(setting.default):  # then nothing would be left to compare with
+                question, setting = self.question, self._setting
+            self._bounded[memory.limit] = question, setting
+        return self._bounded[memory.limit]
 
     def _rank(self, searched: Sequence[TrialRecord]) -> tuple[Ranked, ...]:
         setting, surrogate, curves = self.model(searched)
@@ -204,7 +225,7 @@ class Knowledge:
         """The best known configuration if no training of this study has proven it: what is not run here is no answer,
         and nothing should be measured against it."""
         best = incumbent(book(setting, known.models.of(known.curves, running), known.curves))
-        if best is None or not is_unproven(best, known.own, running):
+        if best is None or not is_unproven(best, known.own, running) or not setting.possible(best.params):
             return None
         planned_s = setting.seconds(best.params, best.horizon)
         if max(planned_s, self._setting.seconds(best.params, best.horizon)) > left_s:
@@ -220,22 +241,28 @@ class Knowledge:
 
     def _all(self, searched: Sequence[TrialRecord]) -> list[Curve]:
         for record in searched:
-            if record.spec.trial not in self._curves:
-                self._curves[record.spec.trial] = curve_of(self.question, self._setting, record)
-        return [self._curves[r.spec.trial] for r in searched]
+            if _key(record) not in self._curves:
+                self._curves[_key(record)] = curve_of(self.question, self._setting, record)
+        return [self._curves[_key(r)] for r in searched]
 
     def _off_by(self, record: TrialRecord) -> float:
         """Seconds a trial took over the seconds that were predicted for the samples it saw."""
-        if record.spec.trial not in self._off:
+        if _key(record) not in self._off:
             assert record.spec.config is not None
             planned = predict(self.question, with_horizon(record.spec.config, record.ended.samples))
-            self._off[record.spec.trial] = record.ended.elapsed_s / planned.seconds
-        return self._off[record.spec.trial]
+            self._off[_key(record)] = record.ended.elapsed_s / planned.seconds
+        return self._off[_key(record)]
 
 
 def _searched(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials of the search. Those of the confirmation are evidence for the answer, not for the search."""
-    return [r for r in records if r.spec.purpose in SEARCHING and r.spec.config is not None]
+    """Trials of the search. Those of the confirmation are evidence for the answer, not for the search; those that were
+    lost are run again and say nothing."""
+    return [r for r in records if r.spec.purpose in SEARCHING and r.spec.config is not None and r.ended.outcome != LOST]
+
+
+def _key(record: TrialRecord) -> tuple[int, float]:
+    """What is derived from a record holds as long as its seconds are not corrected by another slow-down."""
+    return record.spec.trial, record.slowdown
 
 
 def _is_timed(record: TrialRecord) -> bool:

@@ -5,15 +5,21 @@ Must not know how trials are chosen, shown or run, nor wait (see `trials`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from autoaccel.cost.drift import corrected
 from autoaccel.errors import TrialsFailedError
 from autoaccel.search.confirm import next_confirmation
+from autoaccel.search.crowding import ALONE
+from autoaccel.search.disturbance import as_disturbed, slowdown
 from autoaccel.search.knowledge import Knowledge
+from autoaccel.search.losses import once_more
 from autoaccel.search.policy import next_trial
 from autoaccel.search.question import Left, Question, left_of
+from autoaccel.search.reference import next_reference
 from autoaccel.search.trials import Driver, Running, advance, begin
-from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, TrialRecord, TrialSpec
+from autoaccel.trial import CONFIRMING, FAILURES, LOST, REFERENCE, SEARCHING, TIMED, TrialRecord, TrialSpec
 
 SEARCH_OVER = "search_over"
 """Kind of the ledger's entry that says why the search ended."""
@@ -23,6 +29,7 @@ _SAME_FAILURES, _ANY_FAILURES = 3, 12
 
 def run_study(driver: Driver, question: Question, knowledge: Knowledge | None = None) -> tuple[TrialRecord, ...]:
     """Search, then confirm; returns all records. Ends early when interrupted: what is done is in the ledger."""
+    driver = replace(driver, crowding=question.crowding or ALONE)
     study = _Study(driver, question, knowledge or Knowledge(question))
     running: dict[int, Running] = {}
     while running or not driver.interrupted():
@@ -46,8 +53,7 @@ class _Study:
         """Start trials while a slot is free and there is something to start."""
         question, driver = self._question, self._driver
         while len(running) < driver.executor.n_slots:
-            left = left_of(question, driver.spent(running))
-            spec = self._next(running, left)
+            spec = self._next(running)
             if spec is None:
                 return
             # What is left was measured before the decision, which took time: the executor counts from here.
@@ -57,24 +63,50 @@ class _Study:
         """Whether a search trial, after another report, is better given up."""
         if spec.purpose not in SEARCHING:
             return False
-        return self._knowledge.should_stop(self._driver.ledger.records, spec, running.reports)
+        seen = self._driver.seen()
+        return self._knowledge.should_stop(seen.records, *corrected([running.record], seen.drift))
 
-    def _next(self, running: Mapping[int, Running], left: Left) -> TrialSpec | None:
-        """The next trial, or None to wait or to end. The baseline and confirmations have the machine to themselves."""
-        done = self._driver.ledger.records
-        if any(r.spec.purpose in ("baseline", *CONFIRMING) for r in running.values()):
+    def _next(self, running: Mapping[int, Running]) -> TrialSpec | None:
+        """The next trial, or None to wait or to end. Reference steps have the machine to themselves; where trials at
+        once disturb each other, so have the baseline and the confirmations."""
+        question, driver = self._question, self._driver
+        alone = (REFERENCE, *(TIMED if question.is_crowded else ()))
+        if any(r.spec.purpose in alone for r in running.values()):
             return None
-        spec = self._next_search(running, left)
-        if spec is None and not running:
-            spec = next_confirmation(self._question, done, left, self._knowledge.ranked(done))
-        return spec
+        left, recorded = left_of(question, driver.spent(running)), driver.ledger.records
+        reference = None if running else next_reference(recorded, left, driver.at_s())
+        if reference is not None and recorded[-1].ended_at_s > driver.carried_s:
+            return reference
+        spec = once_more(recorded, [r.spec for r in running.values()], left) or self._next_training(running)
+        if reference is not None and spec is not None:
+            return reference  # a session that continues a finished run has nothing to compare, and changes nothing
+        return None if running and spec is not None and spec.purpose in alone else spec
 
-    def _next_search(self, running: Mapping[int, Running], left: Left) -> TrialSpec | None:
-        done = self._driver.ledger.records
+    def _next_training(self, running: Mapping[int, Running]) -> TrialSpec | None:
+        """Decided in seconds of a machine at its best without neighbours, but for the cap: a worker's clock is the
+        wall's."""
+        question, driver = self._question, self._driver
+        seen = driver.seen()
+        done, drift = seen.records, seen.drift
+        slower = slowdown(question, drift, driver.ledger.records)
+        left = left_of(question, driver.spent(running), slower)
+        begun = corrected([r.record for r in running.values()], drift)
+        spec = None
+        if not any(r.spec.purpose in CONFIRMING for r in begun):
+            spec = self._next_search(done, begun, left)
+        if spec is None and all(r.spec.purpose in CONFIRMING for r in begun):
+            spec = next_confirmation(question, done, left, self._knowledge.ranked(done), begun)
+        if spec is None:
+            return None
+        spec = as_disturbed(question, drift, spec)
+        crowding = 1.0 if question.is_crowded and spec.purpose in TIMED else question.crowded
+        return spec if spec.cap_s is None else replace(spec, cap_s=slower * crowding * spec.cap_s)
+
+    def _next_search(self, done: Sequence[TrialRecord], running: list[TrialRecord], left: Left) -> TrialSpec | None:
         n_searched = sum(r.spec.purpose in SEARCHING for r in done)
         if self._over is not None and self._over[0] == n_searched and left.share <= self._over[1]:
             return None  # it was over with more left to spend
-        decision = next_trial(self._knowledge, done, left, [r.record for r in running.values()])
+        decision = next_trial(self._knowledge, done, left, running)
         if decision.spec is None and not running:
             self._over = (n_searched, left.share)
             self._say_over(n_searched, decision.why)
@@ -89,7 +121,7 @@ class _Study:
 
 def _raise_if_hopeless(done: list[TrialRecord]) -> None:
     """Nothing ever worked: all other trials would fail too, and a failure may cost nothing of a FLOP budget."""
-    searched = [r for r in done if r.spec.purpose in SEARCHING]
+    searched = [r for r in done if r.spec.purpose in SEARCHING and r.ended.outcome != LOST]
     failed = [r.ended for r in searched if r.ended.outcome in FAILURES]
     causes = list(dict.fromkeys(f"{e.outcome}: {e.message or 'no message'}" for e in failed))
     same = len(causes) == 1 and failed[0].outcome in ("crashed", "oom")  # another learning rate may not diverge
@@ -102,7 +134,7 @@ def _raise_if_hopeless(done: list[TrialRecord]) -> None:
 
 def check_not_failed(done: tuple[TrialRecord, ...]) -> None:
     """Raise if trainings were run and every one of them failed."""
-    trained = [r.ended for r in done if r.spec.purpose in (*SEARCHING, *CONFIRMING)]
+    trained = [r.ended for r in done if r.spec.purpose in (*SEARCHING, *CONFIRMING) and r.ended.outcome != LOST]
     failed = [e for e in trained if e.outcome in FAILURES]
     if trained and len(failed) == len(trained):
         causes = sorted({f"{e.outcome}: {e.message}" for e in failed})

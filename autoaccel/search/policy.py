@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from autoaccel.budget import Spent
 from autoaccel.config import TrainerConfig
 from autoaccel.search.attempts import Standing, standings
 from autoaccel.search.knowledge import Knowledge, Ranked
@@ -23,11 +24,12 @@ from autoaccel.search.question import (
     predict,
     seed_of,
     share_of,
+    slowed,
     with_horizon,
 )
 from autoaccel.search.setting import Proposal
 from autoaccel.search.translate import bet_of
-from autoaccel.trial import SEARCHING, TrialRecord, TrialSpec
+from autoaccel.trial import LOST, SEARCHING, TrialRecord, TrialSpec
 
 RESERVE_SHARE, RESERVE_MOST = 0.15, 0.4
 """Share of the budget kept for confirmation, and the most it may grow to where attempts are expensive."""
@@ -38,6 +40,8 @@ WORTH = 0.01
 """The search ends when all that is left is expected to improve log ERT by less."""
 _PATIENCE, _FEWEST = 8, 12
 """Latest trials whose expected gains say whether it is worth going on, and the fewest trials before that is asked."""
+_PATIENCE_KNOWING = 4
+"""The same where trainings of an earlier study are known, which count among the fewest too: the model has settled."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +55,28 @@ class Decision:
 def next_trial(
     knowledge: Knowledge, records: Sequence[TrialRecord], left: Left, running: Sequence[TrialRecord] = ()
 ) -> Decision:
-    """The next trial of the search stages.
+    """The next trial of the search stages; its caps are seconds of the machine at its best, as all others here.
 
     Args:
         knowledge: of the study; gives the same answer whenever it is made from the same records.
-        records: all trials that have ended.
+        records: all trials that have ended, corrected (see `cost.drift`).
         left: what may be spent, running trials already charged.
         running: search trials that run meanwhile (see `translate.as_running`).
     """
-    question = knowledge.question
+    question = slowed(knowledge.question, left.slowdown)
     number = 1 + max((r.spec.trial for r in (*records, *running)), default=0)
-    if not any(r.spec.purpose == "baseline" and r.ended.outcome not in ("stopped", "interrupted") for r in records):
+    cut = ("stopped", "interrupted", LOST)
+    if not any(r.spec.purpose == "baseline" and r.ended.outcome not in cut for r in (*records, *running)):
         return _baseline(question, left, number)
     ranked = knowledge.ranked(records)
     search_left = _search_left(question, standings(records), left)
     if search_left.share <= 0 or search_left.seconds <= 0 or search_left.flops <= 0:
         return Decision(None, "the part of the budget that is for searching is used up")
     proposal = knowledge.proposal(records, running, _longest_s(question, search_left, bool(ranked)))
-    spec = _admitted(question, _spec(knowledge, proposal, ranked, number), search_left) if proposal else None
+    spec = None
+    if proposal is not None:
+        config = knowledge.config(records, proposal.params, proposal.horizon)
+        spec = _admitted(question, _spec(question, proposal, config, ranked, number), search_left)
     if proposal is None or spec is None:
         return Decision(None, "no further trial fits into what is left for searching")
     if not question.use_all_budget and is_idle(question, records, proposal, search_left):
@@ -90,10 +98,11 @@ def _search_left(question: Question, book: Sequence[Standing], left: Left) -> Le
     """What the search stages may spend: all but the reserve."""
     reserve = reserve_share(question, book)
     budget = question.budget
-    limits_s = [limit for limit in (budget.seconds, budget.device_seconds) if limit is not None]
-    seconds = left.seconds - reserve * min(limits_s) if limits_s else left.seconds
+    limit_s = budget.seconds_left(Spent(), question.n_devices)
+    seconds = left.seconds - reserve * limit_s if math.isfinite(limit_s) else left.seconds
     flops = left.flops - reserve * budget.flops if budget.flops else left.flops
-    return Left(seconds, flops, left.share - reserve)
+    # Predictions are of trainings that are alone.
+    return Left(seconds / question.crowded, flops, left.share - reserve, left.slowdown)
 
 
 def _longest_s(question: Question, left: Left, has_hit: bool) -> float:
@@ -125,9 +134,10 @@ def _baseline(question: Question, left: Left, number: int) -> Decision:
     )
 
 
-def _spec(knowledge: Knowledge, proposal: Proposal, ranked: Sequence[Ranked], number: int) -> TrialSpec:
-    question = knowledge.question
-    config = replace(knowledge.config(proposal), seed=seed_of(question, number))
+def _spec(
+    question: Question, proposal: Proposal, config: TrainerConfig, ranked: Sequence[Ranked], number: int
+) -> TrialSpec:
+    config = replace(config, seed=seed_of(question, number))
     cap_s, cap_flops = _generous(question, config)
     return TrialSpec(
         trial=number,
@@ -160,19 +170,20 @@ def is_idle(question: Question, records: Sequence[TrialRecord], proposal: Propos
 
     Where the horizon is pinned the model cannot say: it knows no time to the target other than the horizon.
     """
-    bets = [r for r in records if r.spec.purpose == "race"]
-    n_searched = sum(r.spec.purpose in SEARCHING for r in records)
+    bets, n_past = [r for r in records if r.spec.purpose == "race"], len(question.past.trainings)
+    n_known = n_past + sum(r.spec.purpose in SEARCHING for r in records)
+    patience = _PATIENCE_KNOWING if n_past else _PATIENCE
     if HORIZON not in question.space.paths or proposal.purpose != "race":
         return False
-    if len(bets) < _PATIENCE or n_searched < _FEWEST:
+    if len(bets) < patience or n_known < _FEWEST:
         return False
-    latest = bets[-_PATIENCE:]
+    latest = bets[-patience:]
     share = share_of(
         question,
         sum(r.wall_s for r in latest) / len(latest),
         sum(r.ended.flops for r in latest) / len(latest),
     )
-    n_fit = left.share / share if share > 0 else math.inf
+    n_fit = question.n_slots * left.share / share if share > 0 else math.inf
     gains: list[float] = [proposal.gain, *(r.spec.bet["gain"] for r in latest)]
     return n_fit * max(gains) < WORTH
 

@@ -7,37 +7,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoaccel.budget import Room, Spent, format_duration
 from autoaccel.config import TrainerConfig, from_dict, to_params
 from autoaccel.cost.break_even import break_even_steps
+from autoaccel.cost.memory import PeakMemory, settings_of
 from autoaccel.cost.step_cost import StepCost
 from autoaccel.errors import BudgetTooSmallError, UsageError
 from autoaccel.hardware.profile import HardwareProfile
 from autoaccel.job import Job
+from autoaccel.search.effects import measure_effects
+from autoaccel.search.micro_batches import largest_fitting, largest_micro, memory_variants
 from autoaccel.search.policy import RESERVE_SHARE
 from autoaccel.search.probes import (
-    measure_effects,
+    measure_crowding,
     measure_hardware,
+    measure_memory,
+    measure_reference,
     measure_soundness,
     measure_step_cost,
     run_preflight,
 )
-from autoaccel.search.question import MIN_CONFIRMATIONS, Question
+from autoaccel.search.question import HORIZON, LONGEST, MIN_CONFIRMATIONS, Question, fits, share_of
 from autoaccel.search.system import decided, without_broken, without_memory, without_unsound
+from autoaccel.search.transfer import baseline_of, settled
+from autoaccel.search.translate import config_of, setting_of
 from autoaccel.search.trials import Driver
 from autoaccel.space.files import load_space
 from autoaccel.space.space import Space
 from autoaccel.store.library import Past
 from autoaccel.trial import BOUNDED_METRICS, CONFIRMING, SEARCHING, STEP_PROBES, Target
 
-HARDWARE_SHARE, STEP_COST_SHARE = 0.03, 0.10
-"""Shares of the budget that measuring may take."""
+if TYPE_CHECKING:
+    from autoaccel.store.shared import SharedStudy
+
+HARDWARE_SHARE, STEP_COST_SHARE, MEMORY_SHARE, CROWDING_SHARE = 0.03, 0.10, 0.02, 0.01
+"""Shares of the budget that measuring may take; the memory's is a part of the step cost's."""
 PIECES_SHARE = 0.6
 """Of the time for the step cost: for the pieces of a plain step; the rest is for what settings do to it."""
 SOUNDNESS_SHARE = 0.3
 """Of what is left of that: for seeing whether the other precisions learn."""
+_CROWDED_STEPS = 10
+"""In so many steps it is seen how much trials at once disturb each other."""
 UNLIMITED_S = 100.0
 """What a budget without a time limit counts as there."""
 COMPILING_S, COMPILED_SPEED_UP = 30.0, 1.4
@@ -56,6 +68,10 @@ class Prepared:
     profile: HardwareProfile
     setup_s: float
     """Budget seconds that were spent to get here."""
+    largest_micro: int | None = None
+    """Samples of the largest micro-batch that fits into memory, where the space has larger ones."""
+    shared: SharedStudy | None = None
+    """Where others see the study while it runs."""
 
 
 def prepare(driver: Driver, job: Job) -> Prepared:
@@ -68,30 +84,39 @@ def prepare(driver: Driver, job: Job) -> Prepared:
     space = load_space(job.space).fix(job.fix, "pinned by --fix")
     task = run_preflight(driver)
     target = _target(job, task)
-    baseline = from_dict(task["baseline"])
+    baseline = baseline_of(job.after, task)
     rough = _rough_cost(task, baseline)
     _check_budget(job, rough, baseline, task, driver)
-    limit_s = min(job.budget.seconds or math.inf, job.budget.device_seconds or math.inf)
+    limit_s = job.budget.seconds_left(Spent(), job.devices)
     limit_s = limit_s if math.isfinite(limit_s) else UNLIMITED_S
     profile = measure_hardware(driver, limit_s=HARDWARE_SHARE * limit_s)
-    space = _usable(space, task, baseline)
+    space = _usable(space, task)
     room = Room(STEP_COST_SHARE * limit_s, STEP_COST_SHARE * job.budget.flops if job.budget.flops else math.inf)
     space, cost = _measured(driver, job, task, baseline, space, room)
-    cost = cost if cost.micro.get("fp32") else rough
+    cost = cost if cost.micro.get("fp32") else replace(rough, memory=cost.memory)
+    fitting = largest_fitting(cost.memory, baseline, largest_micro(space, baseline, task["n_train"]))
+    steps_s = max(1.0, _CROWDED_STEPS * cost.predict(baseline).step_s)
+    limit_flops = CROWDING_SHARE * job.budget.flops if job.budget.flops else math.inf
+    crowding = measure_crowding(driver, baseline, min(steps_s, CROWDING_SHARE * limit_s), limit_flops)
     question = Question(
         target=target,
         budget=job.budget,
         space=space,
-        baseline=baseline,
+        baseline=baseline if job.after is None else settled(space, baseline),
         cost=cost,
         floor=0.5 / task["n_validation"] if task["metric"] in BOUNDED_METRICS else 1e-6,
         seed=job.seed,
         hit_probability=job.hit_probability,
-        finish_s=max(1.0, 0.01 * (job.budget.seconds or 0.0)),
+        finish_s=max(1.0, 0.01 * (job.budget.seconds or 0.0)) + driver.executor.closing_s,
         use_all_budget=job.use_all_budget,
+        n_devices=job.devices,
+        crowding=crowding,
     )
     _check_budget(job, cost, baseline, task, driver)
-    return Prepared(job, question, task, profile, driver.at_s())
+    _check_memory(question)
+    if _is_one_machine(job, task):
+        measure_reference(driver, question)
+    return Prepared(job, question, task, profile, driver.at_s(), fitting)
 
 
 def _measured(
@@ -104,8 +129,12 @@ def _measured(
         spent = sum(r.ended.flops for r in driver.ledger.records if r.spec.purpose in STEP_PROBES)
         return Room(share * (room.seconds - (driver.at_s() - began_s)), room.flops - spent)
 
-    measured = measure_step_cost(driver, task, baseline, space, left(PIECES_SHARE))
+    share = MEMORY_SHARE / STEP_COST_SHARE
+    memory = _memory(driver, job, space, task, baseline, Room(share * room.seconds, share * room.flops))
+    fitting = largest_fitting(memory, baseline, largest_micro(space, baseline, task["n_train"]))
+    measured = measure_step_cost(driver, fitting or task["n_train"], baseline, space, left(PIECES_SHARE))
     cost = StepCost.from_probe(measured, task["flops_per_sample"], task["evaluation_flops"])
+    cost = replace(cost, memory=memory)
     if not cost.micro.get("fp32"):
         return space, cost
     for dtype, ratio in cost.slower_precisions().items():
@@ -116,36 +145,60 @@ def _measured(
     losses = measure_soundness(driver, baseline, others, cost.predict(baseline).step_s, left(SOUNDNESS_SHARE))
     space = without_unsound(space, losses)
     space = without_hopeless_compiling(space, cost, baseline, room.seconds / STEP_COST_SHARE)
-    if job.parallel > 1 and "system.threads" in space.paths:
+    if job.n_slots > 1 and "system.threads" in space.paths:
         space = space.fix({"system.threads": 0}, "trials that run at once share the cores")
-    if not any("oom" in row for row in measured["micro"]):
+    if job.n_slots > 1 and "parallel.strategy" in space.paths:
+        space = space.fix({"parallel.strategy": "none"}, "trials that run at once share the devices")
+    if math.isinf(memory.limit) and not any("oom" in row for row in measured["micro"]):
         space = without_memory(space)
     effects, broken = measure_effects(driver, space, baseline, cost, left)
     space, cost = without_broken(space, broken), cost.with_effects(effects)
     return decided(space, cost, baseline), cost
 
 
-def smallest_budget(cost: StepCost, baseline: TrainerConfig, n_train: int, setup_s: float) -> Spent:
+def _memory(
+    driver: Driver, job: Job, space: Space, task: dict[str, Any], baseline: TrainerConfig, room: Room
+) -> PeakMemory:
+    """What trainings take of the memory that is there; cores share it, GPUs have their own."""
+    largest, variants = largest_micro(space, baseline, task["n_train"]), memory_variants(space, task, baseline)
+    measured = measure_memory(driver, largest, baseline, variants, room)
+    own = {**settings_of(baseline), "parallel.strategy": "none"}  # what the probe has run
+    is_shared = task["device"] == "cpu"
+    n_sharing = job.n_slots if is_shared else job.n_slots // job.devices
+    return PeakMemory.from_probe(measured, own, largest, n_sharing, is_shared=is_shared)
+
+
+def _is_one_machine(job: Job, task: dict[str, Any]) -> bool:
+    """Whether steps in one slot say how fast the others are now: not on the nodes of a cluster or on several GPUs."""
+    return job.ray_address is None and (job.devices == 1 or task["device"] == "cpu")
+
+
+def smallest_budget(cost: StepCost, baseline: TrainerConfig, n_train: int, setup_s: float, n_devices: int = 1) -> Spent:
     """What one trial of a single epoch and its confirmations need, set-up included."""
     epoch = replace(baseline, horizon=replace(baseline.horizon, samples=n_train))
     one = cost.predict(epoch)
     n = 1 + MIN_CONFIRMATIONS
     seconds = 1.2 * (setup_s + n * one.seconds) + 1.0
-    return Spent(seconds, n * one.flops / (1 - STEP_COST_SHARE), seconds, n)
+    return Spent(seconds, n * one.flops / (1 - STEP_COST_SHARE), n_devices * seconds, n)
 
 
 def plan(prepared: Prepared) -> dict[str, Any]:
     """What the budget will buy, as numbers and as a text of two lines."""
     question, budget = prepared.question, prepared.job.budget
     full = question.cost.predict(question.baseline)
-    share = budget.share(Spent(full.seconds, full.flops, full.seconds, 1))
-    setup_share = budget.share(Spent(prepared.setup_s, 0.0, prepared.setup_s, 0))
+    share = share_of(question, full.seconds, full.flops)
+    setup_share = share_of(question, prepared.setup_s, 0.0, 0)
     n_trainings = max(0.0, 1.0 - RESERVE_SHARE - setup_share) / share if share > 0 else math.inf
+    training = "default training" if prepared.job.after is None else "training of the answer before"
     text = (
-        f"one default training takes about {full.seconds:.2g}s; after set-up ({prepared.setup_s:.1f}s) and with "
+        f"one {training} takes about {full.seconds:.2g}s; after set-up ({prepared.setup_s:.1f}s) and with "
         f"{RESERVE_SHARE:.0%} kept for confirmation, {budget} buys about {n_trainings:.3g} of them\n"
         f"trials get shorter as soon as one hits {question.target}; searched: {', '.join(question.space.paths)}"
     )
+    if question.n_slots > 1:
+        text += f"\n{question.n_slots} trials at once, each {question.crowded:.2f} times as long as alone"
+    if prepared.largest_micro is not None:
+        text += f"\n{_micro_text(prepared)}"
     past = question.past
     if past.trainings:
         text += f"\n{past}"
@@ -157,14 +210,32 @@ def plan(prepared: Prepared) -> dict[str, Any]:
         "setup_s": prepared.setup_s,
         "default_training_s": full.seconds,
         "default_training_flops": full.flops,
+        "default_training_peak_bytes": full.peak_bytes,
+        "largest_micro_batch": prepared.largest_micro,
         "default_trainings_affordable": n_trainings,
         "reserve_share": RESERVE_SHARE,
+        "trials_at_once": question.n_slots,
+        "crowding": question.crowded,
         "searched": list(question.space.paths),
         "decided": {path: question.space.reasons.get(path, "") for path in question.space.fixed},
         "baseline": to_params(question.baseline),
         "device": prepared.facts["device"],
         "text": text,
     }
+
+
+def _micro_text(prepared: Prepared) -> str:
+    question = prepared.question
+    rest = "not tried" if "batch.accumulation" in question.space.fixed else "split"
+    room = _amount(question.cost.memory.limit)
+    return (
+        f"micro-batches of up to {prepared.largest_micro} samples fit into the {room} of memory that a training may "
+        f"take; larger ones are {rest}"
+    )
+
+
+def _amount(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.2g} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def past_document(past: Past) -> dict[str, Any]:
@@ -187,12 +258,11 @@ def _rough_cost(task: dict[str, Any], baseline: TrainerConfig) -> StepCost:
     return StepCost(micro, {}, evaluation, task["flops_per_sample"], task["evaluation_flops"])
 
 
-def _usable(space: Space, task: dict[str, Any], baseline: TrainerConfig) -> Space:
+def _usable(space: Space, task: dict[str, Any]) -> Space:
     """The space without what this task cannot use, each with the reason."""
     space = space.in_samples(task["n_train"])
     space = space.narrow("batch.size", 1, task["n_train"])
-    # A race is never longer than the baseline; four times its length is room for targets the baseline misses.
-    space = space.narrow("horizon.samples", 1, 4 * baseline.horizon.samples)
+    space = space.narrow(HORIZON, 1, LONGEST * from_dict(task["baseline"]).horizon.samples)
     for row in task["unavailable"]:
         space = _without(space, row)
     return space
@@ -230,6 +300,23 @@ def _without(space: Space, row: dict[str, Any]) -> Space:
     return space
 
 
+def _check_memory(question: Question) -> None:
+    """Refuse pinned settings with which not even the default fits into memory: nothing could be compared with it."""
+    setting = setting_of(question)
+    try:
+        config = config_of(question, setting, setting.default, setting.unit)
+    except UsageError:
+        return  # settings that exclude each other are another matter
+    if fits(question, config):
+        return
+    memory = question.cost.memory
+    raise UsageError(
+        f"a batch of {config.batch.size} in {config.batch.accumulation} does not fit into memory with what is pinned: "
+        f"it needs up to {_amount(memory.upper(settings_of(config)))}, a training may take {_amount(memory.limit)}",
+        "Pin a smaller batch.size or a larger batch.accumulation, or leave batch.accumulation out.",
+    )
+
+
 def _check_budget(job: Job, cost: StepCost, baseline: TrainerConfig, task: dict[str, Any], driver: Driver) -> None:
     """Refuse what cannot be done with the budget; a run that has trained already is past that question."""
     setup_s = driver.at_s()
@@ -239,7 +326,7 @@ def _check_budget(job: Job, cost: StepCost, baseline: TrainerConfig, task: dict[
         raise UsageError(
             f"task {task['task']!r}: the FLOPs of its model cannot be counted", "Use a wall-clock budget instead."
         )
-    need = smallest_budget(cost, baseline, task["n_train"], setup_s)
+    need = smallest_budget(cost, baseline, task["n_train"], setup_s, job.devices)
     if job.budget.share(need) <= 1:
         return
     amounts = []

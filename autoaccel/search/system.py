@@ -13,12 +13,13 @@ from typing import Any
 
 from autoaccel.config import TrainerConfig
 from autoaccel.cost.break_even import break_even_steps
-from autoaccel.cost.effects import KINDS, Effect
+from autoaccel.cost.effects import KINDS, Effect, Effects
 from autoaccel.cost.step_cost import StepCost, optimizer_form
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
 
 SYSTEM = (
+    "parallel.strategy",
     "precision.matmul",
     "memory.format",
     "system.attention",
@@ -93,27 +94,37 @@ def decided(space: Space, cost: StepCost, baseline: TrainerConfig) -> Space:
     """
     for path in SYSTEM:
         if path in space.paths:
-            space = _decided(space, path, _known(space, path, cost))
+            space = _decided(space, path, fastest(space, path, cost.effects))
+    if "parallel.n_processes" in space.paths:
+        n = n_processes(space, baseline)
+        space = space.fix({"parallel.n_processes": n}, "as many as there are devices" if n > 2 else "the fewest")
     if "compile.mode" in space.paths:
         space = _with_paying_compiler(space, cost, baseline)
     return _with_fastest_kernels(space, cost)
 
 
-def _known(space: Space, path: str, cost: StepCost) -> dict[Any, Effect]:
-    """What was measured of the values that are possible wherever the setting is."""
+def n_processes(space: Space, baseline: TrainerConfig) -> int:
+    """Over how many devices a training is spread where it is spread: what is pinned, else as many as there are."""
+    pinned = space.fixed.get("parallel.n_processes", baseline.parallel.n_processes)
+    return max(space.choices("parallel.n_processes"), default=int(pinned))
+
+
+def fastest(space: Space, path: str, effects: Effects) -> tuple[Any, float] | None:
+    """Of the values of a setting that are possible wherever it is, the one whose steps are fastest, and what
+    they take of the plain one's (see `_ratio`); None if none was measured."""
     knobs = [knob for knob in space.knobs if knob.path == path]
-    effects = (effect for effect in cost.effects.values() if effect.path == path)
-    return {effect.value: effect for effect in effects if all(effect.value in knob.choices for knob in knobs)}
+    measured = (effect for effect in effects.values() if effect.path == path)
+    ratios = {effect.value: _ratio(effect) for effect in measured if all(effect.value in k.choices for k in knobs)}
+    return min(ratios.items(), key=lambda pair: pair[1], default=None)
 
 
-def _decided(space: Space, path: str, known: dict[Any, Effect]) -> Space:
-    """With the fastest value of a setting, if it was measured and beats the plain one at every size, beyond chance."""
+def _decided(space: Space, path: str, best_ratio: tuple[Any, float] | None) -> Space:
+    """With the fastest value of a setting, if it was measured and beats the plain one beyond chance."""
     off = KINDS[path].free[0]
-    if not known:
+    if best_ratio is None:
         tried = space.reasons.get(path) or "not measured in time"
         return _settled(space, path, off, tried)
-    best = min(known, key=lambda value: _worst(known[value]))
-    ratio = _worst(known[best])
+    best, ratio = best_ratio
     if ratio <= WORTH:
         return _settled(space, path, best, f"a step takes {ratio:.2f} of the seconds with {off} (measured)")
     seen = f"{ratio:.2f} of the seconds" if ratio != 1.0 else "no difference beyond chance"
@@ -129,10 +140,16 @@ def _settled(space: Space, path: str, value: Any, reason: str) -> Space:
     return replace(space, knobs=knobs, reasons={**space.reasons, path: reason})
 
 
-def _worst(effect: Effect) -> float:
-    """The ratio of whole steps at the size where it wins least; 1 where chance could make the difference."""
-    pairs = zip(effect.changed_s, effect.plain_s, strict=True)
-    return max(changed / plain if effect.is_seen(i) else 1.0 for i, (changed, plain) in enumerate(pairs))
+def _ratio(effect: Effect) -> float:
+    """What whole steps take with a setting over without, on average over the two largest sizes: a training's own is
+    hardly smaller. 1 where chance could make the difference; where one of them loses, by how much."""
+    pairs = zip(effect.changed_s[-2:], effect.plain_s[-2:], strict=True)
+    logs = [math.log(changed / plain) for changed, plain in pairs]
+    lost = [log for i, log in enumerate(logs, len(effect.sizes) - len(logs)) if log > 0 and effect.is_seen(i)]
+    error = math.hypot(*effect.error[-2:]) / len(logs)
+    if lost:
+        return math.exp(max(lost))
+    return math.exp(fmean(logs)) if abs(fmean(logs)) > 2 * error else 1.0
 
 
 def _with_paying_compiler(space: Space, cost: StepCost, baseline: TrainerConfig) -> Space:
@@ -146,7 +163,7 @@ def _with_paying_compiler(space: Space, cost: StepCost, baseline: TrainerConfig)
         if effect is None:
             space = space.without_choice("compile.mode", mode, f"{mode}: not measured in time")
             continue
-        ratio = _worst(effect)
+        ratio = _ratio(effect)
         steps = break_even_steps(step_s, ratio * step_s, effect.setup_s)
         if baseline.n_steps < steps:
             gain = "it is no faster" if math.isinf(steps) else f"{effect.setup_s:.1f}s pay from {steps:.0f} steps on"

@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from autoaccel.config import Params, TrainerConfig, to_params
+from autoaccel.cost import memory
 from autoaccel.cost.step_cost import READS
 from autoaccel.errors import UsageError
 from autoaccel.search.attempts import shortfall
 from autoaccel.search.evidence import Curve, bent
-from autoaccel.search.question import HORIZON, Question, config_at, with_horizon
+from autoaccel.search.question import HORIZON, Question, config_at, fits, with_horizon
 from autoaccel.search.setting import Proposal, Setting, distinct
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
@@ -54,23 +55,26 @@ def setting_of(question: Question) -> Setting:
 
 
 def _pricing(question: Question) -> Callable[[Mapping[str, Any], float], float]:
-    """Predicted seconds of a point and a horizon, as a line in the horizon from one sample to the baseline's length.
+    """Predicted seconds of a point and a horizon, as a line in the horizon from one sample to that of a full training.
 
     It starts with the one evaluation that every training ends with, so that short ones are not priced too low: the
     search would expect, for ever, to gain what the price leaves out.
 
     A decision prices thousands of points: no config is built for it, and the line is remembered for the settings that
-    the cost depends on. What is no config has a price like any other; `_is_config` tells.
+    the cost depends on, with micro-batches split as they will be. What is no config has a price like any other;
+    `_is_config` tells.
     """
     space, baseline, cost = question.space, question.baseline, question.cost
-    long, every = baseline.horizon.samples, baseline.evaluate.every_samples
+    long, every = question.full_samples, baseline.evaluate.every_samples
     given = {**to_params(baseline), **question.conditional, **space.fixed}
-    varied = [path for path in READS if path in space.paths]
+    reads = READS if math.isinf(cost.memory.limit) else (*READS, *memory.READS)
+    varied = [path for path in dict.fromkeys(reads) if path in space.paths]
     lines: dict[tuple[Any, ...], tuple[float, float]] = {}
 
     def line(params: Mapping[str, Any]) -> tuple[float, float]:
         everything = {**given, **params, **space.fixed}
         everything["batch.accumulation"] = min(everything["batch.accumulation"], everything["batch.size"])
+        everything |= cost.split(everything, "batch.accumulation" in space.fixed)
         short_s, long_s = (cost.training(everything, n, every).seconds for n in (1, long))
         slope_s = max(1e-12, (long_s - short_s) / max(1, long - 1))
         return max(0.0, short_s - slope_s), slope_s
@@ -86,12 +90,12 @@ def _pricing(question: Question) -> Callable[[Mapping[str, Any], float], float]:
 
 
 def _is_config(question: Question, params: Mapping[str, Any]) -> bool:
-    """Whether there is a config of these settings, beside what is pinned and what stays as in the baseline."""
+    """Whether there is a config of these settings, beside what is pinned and what stays as in the baseline, that fits
+    into memory."""
     try:
-        _config(question, params, question.baseline.horizon.samples)
+        return fits(question, _config(question, params, question.baseline.horizon.samples))
     except UsageError:
         return False
-    return True
 
 
 def point_of(space: Space, params: Params) -> Params:
@@ -115,10 +119,11 @@ def _config(question: Question, params: Mapping[str, Any], samples: float) -> Tr
     return with_horizon(config_at(question, {**params, **question.space.fixed}), samples)
 
 
-def as_running(spec: TrialSpec, reports: Sequence[Report]) -> TrialRecord:
-    """A training that has not ended, as a record."""
-    elapsed_s = reports[-1].elapsed_s if reports else 0.0
-    return TrialRecord(spec, tuple(reports), Ended(spec.trial, RUNNING, elapsed_s))
+def as_running(spec: TrialSpec, reports: Sequence[Report], crowding: float = 1.0) -> TrialRecord:
+    """A training that has not ended, as a record; `crowding` is how much longer it has taken so far than alone."""
+    elapsed_s, cpu_s = (reports[-1].elapsed_s, reports[-1].cpu_s) if reports else (0.0, None)
+    ended = Ended(spec.trial, RUNNING, elapsed_s, cpu_s=cpu_s)
+    return TrialRecord(spec, tuple(reports), ended, crowding=crowding, ended_at_s=math.inf)
 
 
 def curve_of(question: Question, setting: Setting, record: TrialRecord) -> Curve:

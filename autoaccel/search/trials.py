@@ -6,17 +6,31 @@ The only place of the search that waits. Must not know how trials are chosen or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autoaccel.budget import Spent
 from autoaccel.clock import Clock
+from autoaccel.cost.drift import Drift, corrected, drift_of
 from autoaccel.errors import UsageError
 from autoaccel.execution.base import Executor
 from autoaccel.search.attempts import Standing, standings
+from autoaccel.search.crowding import ALONE, Company, Crowding
+from autoaccel.search.losses import judged
 from autoaccel.search.translate import as_running
 from autoaccel.store.ledger import Ledger, spent
-from autoaccel.trial import CONFIRMING, FAILURES, SEARCHING, STEP_PROBES, Ended, Report, TrialRecord, TrialSpec
+from autoaccel.trial import (
+    CONFIRMING,
+    CROWDING,
+    FAILURES,
+    LOST,
+    SEARCHING,
+    STEP_PROBES,
+    Ended,
+    Report,
+    TrialRecord,
+    TrialSpec,
+)
 
 KILL_GRACE_S = 1.0
 """A trial that has not ended this long after its cap (or the end of the budget) is killed."""
@@ -54,16 +68,29 @@ class Running:
     deadline_s: float
     """On the driver's clock; it is killed then."""
     reports: list[Report] = field(default_factory=list)
+    company: Company = field(default_factory=Company)
+    noted_s: float = 0.0
+    """Up to when its company was noted."""
     is_stopped: bool = False
     """Whether it was asked to end."""
 
     @property
     def record(self) -> TrialRecord:
         """As far as it is known."""
-        return as_running(self.spec, self.reports)
+        return as_running(self.spec, self.reports, self.company.crowding)
 
 
 ShouldStop = Callable[[TrialSpec, Running], bool]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that has ended, in seconds of the machine at its best (see `cost.drift`): what is decided from, and shown."""
+
+    records: Sequence[TrialRecord] = ()
+    drift: Drift = field(default_factory=Drift)
+    book: Sequence[Standing] = ()
+    """Of the search."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +105,23 @@ class Driver:
     clock: Clock
     began_s: float
     carried_s: float = 0.0
+    n_devices: int = 1
+    crowding: Crowding = ALONE
     plan: str = ""
     watch: Watch = lambda _: None
     interrupted: Callable[[], bool] = lambda: False
+    _latest: list[Seen] = field(default_factory=lambda: [Seen()])
+    """What was seen last: to correct and rank hundreds of records anew takes tens of milliseconds, four times a second
+    beside a training."""
+
+    def seen(self) -> Seen:
+        """What the ledger's records say; made anew for a new one only."""
+        recorded = self.ledger.records
+        if len(self._latest[0].records) != len(recorded):
+            drift = drift_of(recorded)
+            done = corrected(recorded, drift)
+            self._latest[0] = Seen(done, drift, standings(done))
+        return self._latest[0]
 
     def at_s(self) -> float:
         """Budget seconds spent so far, earlier sessions included."""
@@ -88,14 +129,14 @@ class Driver:
 
     def spent(self, running: Mapping[int, Running] | None = None) -> Spent:
         """Everything spent so far; running trials are charged their whole cap of FLOPs until they end."""
-        amount = spent(self.at_s(), self.ledger.records)
+        amount = spent(self.at_s(), self.ledger.records, self.n_devices)
         for trial in (running or {}).values():
             amount += Spent(flops=trial.spec.cap_flops or 0.0, trials=1)
         return amount
 
 
 def run_trial(driver: Driver, spec: TrialSpec, seconds_left: float = math.inf) -> TrialRecord:
-    """Run one trial or probe to its end and write it down.
+    """Run one trial or probe to its end and write it down; once more if its worker is lost.
 
     Args:
         driver: what to run with.
@@ -109,15 +150,30 @@ def run_trial(driver: Driver, spec: TrialSpec, seconds_left: float = math.inf) -
     begin(driver, running, spec, seconds_left)
     while running:
         advance(driver, running, lambda *_: False)
-    return driver.ledger.records[-1]
+    record = driver.ledger.records[-1]
+    if record.ended.outcome == LOST and not driver.interrupted():
+        return run_trial(driver, replace(spec, trial=spec.trial + 1), seconds_left)
+    return record
+
+
+def run_together(driver: Driver, specs: Sequence[TrialSpec], seconds_left: float) -> list[TrialRecord]:
+    """Run probes at the same time, each in a slot of its own, to their ends; in the order in which they were given."""
+    running: dict[int, Running] = {}
+    for spec in specs:
+        begin(driver, running, spec, seconds_left)
+    while running:
+        advance(driver, running, lambda *_: False)
+    ended = {r.spec.trial: r for r in driver.ledger.records}
+    return [ended[spec.trial] for spec in specs]
 
 
 def begin(driver: Driver, running: dict[int, Running], spec: TrialSpec, seconds_left: float) -> None:
     """Start a trial and add it to the running ones; it is killed when `seconds_left` are over."""
+    _note_company(driver, running)
     start = driver.clock.now()
     driver.ledger.start_trial(driver.at_s(), spec)
     driver.executor.start(spec)
-    running[spec.trial] = Running(spec, start, start + min(seconds_left, _longest_s(spec)))
+    running[spec.trial] = Running(spec, start, start + min(seconds_left, _longest_s(spec)), noted_s=start)
     _show(driver, running)
 
 
@@ -130,7 +186,9 @@ def advance(driver: Driver, running: dict[int, Running], should_stop: ShouldStop
         should_stop: asked after each report whether the trial should end.
     """
     patience = min(t.deadline_s for t in running.values()) - driver.clock.now()
-    for event in driver.executor.wait(min(0.25, max(0.01, patience))):
+    events = driver.executor.wait(min(0.25, max(0.01, patience)))
+    _note_company(driver, running)
+    for event in events:
         trial = running[event.trial]
         if isinstance(event, Ended):
             del running[event.trial]
@@ -142,6 +200,14 @@ def advance(driver: Driver, running: dict[int, Running], should_stop: ShouldStop
             driver.executor.stop(event.trial)
     _enforce(driver, running.values())
     _show(driver, running)
+
+
+def _note_company(driver: Driver, running: Mapping[int, Running]) -> None:
+    """Book the time since the last look with the number of trials that were running."""
+    now, factor = driver.clock.now(), driver.crowding.factor(len(running) - 1)
+    for trial in running.values():
+        trial.company.add(now - trial.noted_s, factor)
+        trial.noted_s = now
 
 
 def _enforce(driver: Driver, running: Iterable[Running]) -> None:
@@ -173,6 +239,7 @@ def _killed(trial: Running, ended: Ended, wall_s: float) -> Ended:
         ended,
         outcome="timeout" if overran and not reports else "capped",
         elapsed_s=wall_s if overran else last.elapsed_s,
+        cpu_s=None if overran else last.cpu_s,
         samples=last.samples,
         steps=last.steps,
         flops=last.flops if spec.cap_flops is None else spec.cap_flops,
@@ -186,14 +253,15 @@ def _end(driver: Driver, trial: Running, ended: Ended) -> None:
         ended = _killed(trial, ended, wall_s)
     elif ended.outcome in FAILURES and not ended.elapsed_s:  # died before its first report: not the fastest of all
         ended = replace(ended, elapsed_s=wall_s)
-    driver.ledger.end_trial(driver.at_s(), TrialRecord(spec, tuple(trial.reports), ended, wall_s))
+    ended = judged(driver.ledger.records, spec, ended)
+    record = TrialRecord(spec, tuple(trial.reports), ended, wall_s, crowding=trial.company.crowding)
+    driver.ledger.end_trial(driver.at_s(), record)
     if ended.outcome == "refused":
         raise UsageError(ended.message, ended.facts.get("hint", ""))
 
 
 def _show(driver: Driver, running: Mapping[int, Running]) -> None:
-    done = driver.ledger.records
-    book = standings(done)
+    done, book = driver.ledger.records, driver.seen().book
     first = next(iter(running.values()), None)
     driver.watch(
         Snapshot(
@@ -210,9 +278,12 @@ def _show(driver: Driver, running: Mapping[int, Running]) -> None:
     )
 
 
-_STAGES = {"repeat": "race", "first": "first looks", "confirm_baseline": "confirm"} | dict.fromkeys(
-    STEP_PROBES, "step cost"
-)
+_STAGES = {
+    "repeat": "race",
+    "first": "first looks",
+    "confirm_baseline": "confirm",
+    CROWDING: "neighbours",
+} | dict.fromkeys(STEP_PROBES, "step cost")
 """Of the purposes that are not called so themselves."""
 
 

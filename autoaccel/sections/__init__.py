@@ -11,6 +11,7 @@ from autoaccel.sections.conflicts import CONFLICTS
 from autoaccel.sections.data import Augment, Curriculum, Data, Loader
 from autoaccel.sections.model import Compile, Memory, Model, Precision, Regularize, System
 from autoaccel.sections.optimization import KERNELS, Average, Batch, Evaluate, Horizon, Optim, Schedule
+from autoaccel.sections.parallel import Parallel
 
 __all__ = [
     "CONFLICTS",
@@ -27,6 +28,7 @@ __all__ = [
     "Memory",
     "Model",
     "Optim",
+    "Parallel",
     "Precision",
     "Regularize",
     "Schedule",

@@ -23,6 +23,38 @@ class Conflict:
     hint: str
 
 
+ELEMENTWISE = ("adamw", "sgd", "nadam", "lion")
+"""Optimizers that move every weight by itself."""
+
+WHOLE_MODEL: tuple[tuple[str, Any, Callable[[Any], bool], str], ...] = (
+    ("optim.name", "adamw", lambda c: c.optim.name not in ELEMENTWISE, "it reads whole matrices, or keeps a copy"),
+    ("optim.kernel", "auto", lambda c: c.optim.kernel != "auto", "there is one kernel for parts of matrices"),
+    ("optim.state", "fp32", lambda c: c.optim.state != "fp32", "8-bit states hold whole matrices"),
+    ("optim.sam_rho", 0.0, lambda c: c.optim.sam_rho > 0, "its steps need the norm of all gradients"),
+    ("average.name", "none", lambda c: c.average.name != "none", "averages are of whole models"),
+    ("precision.dtype", "bf16", lambda c: c.precision.dtype in ("fp16", "float8"), "it scales what one process has"),
+    ("model.lora_rank", 0, lambda c: c.model.lora_rank > 0, "adapters replace whole layers"),
+    ("compile.mode", "off", lambda c: c.compile.mode != "off", "compiling whole models does not go"),
+    ("memory.format", "contiguous", lambda c: c.memory.format != "contiguous", "parts of kernels are contiguous"),
+    ("memory.offload", "none", lambda c: c.memory.offload != "none", "activations stay on their device"),
+)
+"""What needs the whole model in one process: path, the value without it, when it holds, why."""
+
+
+def smallest_step(config: Any) -> int:
+    """Samples of the smallest step of a training."""
+    size: int = config.batch.size
+    return max(1, size // 4) if config.batch.ramp > 0 else size
+
+
+def _needs_whole_model(path: str, value: Any, holds: Callable[[Any], bool], why: str) -> Conflict:
+    return Conflict(
+        lambda c: c.parallel.splits_model and holds(c),
+        f"{path}: {why} with a parallel.strategy that splits the model",
+        f"Set {path} to {value!r}, or parallel.strategy to 'ddp'.",
+    )
+
+
 CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         lambda c: c.data.order != "shuffled" and c.data.sampling != "uniform",
@@ -129,6 +161,43 @@ CONFLICTS: tuple[Conflict, ...] = (
         lambda c: c.model.lora_rank > 0 and c.precision.dtype == "float8",
         "model.lora_rank and precision.dtype 'float8' replace the same layers",
         "Use one of the two.",
+    ),
+    Conflict(
+        lambda c: c.parallel.splits_batches and smallest_step(c) < c.parallel.n_processes,
+        "parallel.n_processes: the smallest steps of this batch.size and batch.ramp have fewer samples than processes",
+        "Set batch.size larger, or parallel.n_processes smaller.",
+    ),
+    Conflict(
+        lambda c: c.parallel.n > 1 and not c.data.known_ahead,
+        "parallel.strategy: what this data.sampling or data.order draws depends on losses, of which each process has "
+        "a part",
+        "Set data.sampling to 'uniform' and data.order to 'shuffled', or parallel.strategy to 'none'.",
+    ),
+    Conflict(
+        lambda c: c.parallel.n > 1 and c.model.freeze > 0,
+        "parallel.strategy: processes wait for the gradients of all layers, and model.freeze ends some of them",
+        "Set model.freeze to 0, or parallel.strategy to 'none'.",
+    ),
+    *(_needs_whole_model(*row) for row in WHOLE_MODEL),
+    Conflict(
+        lambda c: c.parallel.strategy in ("tensor", "pipeline") and c.optim.clip > 0,
+        "optim.clip: no process has the norm of all gradients with this parallel.strategy",
+        "Set optim.clip to 0, or parallel.strategy to 'fsdp2'.",
+    ),
+    Conflict(
+        lambda c: c.parallel.strategy == "pipeline" and (c.steps_vary or c.curriculum.resolution != 1),
+        "parallel.strategy 'pipeline' hands on pieces of one shape, which batch.ramp and curriculum change",
+        "Set batch.ramp to 0 and curriculum.resolution to 1, or another parallel.strategy.",
+    ),
+    Conflict(
+        lambda c: c.parallel.strategy == "pipeline" and c.curriculum.sequence < 1,
+        "parallel.strategy 'pipeline' hands on pieces of one shape, which curriculum.sequence changes",
+        "Set curriculum.sequence to 1, or another parallel.strategy.",
+    ),
+    Conflict(
+        lambda c: c.parallel.offload != "none" and c.parallel.strategy != "fsdp2",
+        "parallel.offload is a part of parallel.strategy 'fsdp2'",
+        "Set parallel.offload to 'none', or parallel.strategy to 'fsdp2'.",
     ),
 )
 """Every pair that excludes each other; what a task or a machine cannot use stands in `trainer.applicability`."""

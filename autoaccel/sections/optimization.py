@@ -183,7 +183,10 @@ class Evaluate:
 
     every_samples: int = 50_000
     """Training samples between evaluations; the end of the horizon is always evaluated."""
+    batch: int = 256
+    """Samples that are evaluated at once; the metric is the same for any number, memory is not."""
 
     def __post_init__(self) -> None:
-        ok = positive_int(self.every_samples)
-        check(ok, "evaluate.every_samples", self.every_samples, "a whole number >= 1")
+        for name in ("every_samples", "batch"):
+            value = getattr(self, name)
+            check(positive_int(value), f"evaluate.{name}", value, "a whole number >= 1")

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,10 @@ class Ledger:
 
     def end_trial(self, at_s: float, record: TrialRecord) -> None:
         """Written as soon as a trial has ended."""
-        self.append("ended", at_s, record.to_json())
-        self.records.append(record)
+        entry = self.append("ended", at_s, record.to_json())
+        self.records.append(replace(record, ended_at_s=entry.at_s))
 
-    def append(self, kind: str, at_s: float, data: dict[str, Any]) -> None:
+    def append(self, kind: str, at_s: float, data: dict[str, Any]) -> Entry:
         """Write one entry; on the disk when this returns, or else not in the file at all."""
         entry = Entry(kind, round(at_s, 6), data)
         body = json.dumps({"kind": kind, "at_s": entry.at_s, "data": data}, allow_nan=False).encode()
@@ -71,6 +71,7 @@ class Ledger:
             ) from error
         self._good_bytes += len(line)
         self.entries.append(entry)
+        return entry
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
@@ -103,7 +104,7 @@ def read_ledger(path: Path) -> tuple[list[Entry], int]:
 def records(entries: Sequence[Entry]) -> list[TrialRecord]:
     """The trials that ended, in the order they did."""
     try:
-        return [TrialRecord.from_json(e.data) for e in entries if e.kind == "ended"]
+        return [replace(TrialRecord.from_json(e.data), ended_at_s=e.at_s) for e in entries if e.kind == "ended"]
     except (KeyError, TypeError, UsageError) as error:
         raise EnvironmentFaultError(
             f"the ledger was written by another version of autoaccel ({error})", "Use that version, or start a new run."
@@ -121,10 +122,11 @@ def interrupted(entries: Sequence[Entry]) -> list[TrialRecord]:
     ]
 
 
-def spent(at_s: float, done: Sequence[TrialRecord]) -> Spent:
-    """What was spent when the budget's clock reads `at_s`: a fold over the trials, never a counter."""
+def spent(at_s: float, done: Sequence[TrialRecord], n_devices: int = 1) -> Spent:
+    """What was spent when the budget's clock reads `at_s`: a fold over the trials, never a counter. All devices are
+    paid for all the time: nobody else could use them."""
     n_trials = sum(r.spec.purpose in (*SEARCHING, *CONFIRMING) for r in done)
-    return Spent(at_s, sum(r.ended.flops for r in done), at_s, n_trials)
+    return Spent(at_s, sum(r.ended.flops for r in done), n_devices * at_s, n_trials)
 
 
 def last_second(entries: Sequence[Entry]) -> float:

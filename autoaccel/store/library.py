@@ -24,12 +24,13 @@ from autoaccel.trial import CONFIRMING, SEARCHING, TrialRecord
 
 FORMAT, VERSION = "autoaccel.study", 1
 FEWEST = 3
-"""Search trials below which a study is not worth keeping."""
+"""Search trials below which a study is not worth keeping, unless it met its target."""
+ANSWER = ("target_met", "attempts", "hits", "time_to_target_s", "speedup_vs_baseline", "config")
+"""What is kept of a result, for people."""
 _MOST_STUDIES = 50
 """Newest studies of a task that are read."""
 _KEPT = ("hit", "missed", "capped", "stopped", "diverged")
-"""Outcomes that say something of the configuration on any machine. A crash or a full memory says it of one machine.
-(Trainings annealed by elapsed time would not move to another machine either; there are none yet.)"""
+"""Outcomes that say something of the configuration on any machine. A crash or a full memory says it of one machine."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def trainings_of(study: str, records: Iterable[TrialRecord]) -> list[PastTrainin
         reports = [r for r in record.reports if r.samples > 0]
         if spec.config is None or spec.purpose not in (*SEARCHING, *CONFIRMING) or ended.outcome not in _KEPT:
             continue
+        if spec.config.horizon.unit == "seconds":  # annealed by elapsed time: elsewhere it would be another training
+            continue
         if reports or ended.outcome == "diverged":
             values = tuple(r.value if math.isfinite(r.value) else None for r in reports)
             samples = tuple(r.samples for r in reports)
@@ -98,18 +101,20 @@ def trainings_of(study: str, records: Iterable[TrialRecord]) -> list[PastTrainin
     return found
 
 
-def save_study(fingerprint: str, past: Past, facts: dict[str, Any]) -> Path | None:
+def save_study(fingerprint: str, past: Past, facts: dict[str, Any], is_answered: bool = False) -> Path | None:
     """Add or replace a study, whole or not at all; None if it is too short to be worth it.
 
     Args:
         fingerprint: of its task.
         past: its trainings, all of one study, and its generation.
-        facts: for people: when, where, with which versions.
+        facts: for people: when, where, with which versions, and the answer.
+        is_answered: whether it met its target: then it is kept however short it was.
 
     Raises:
         EnvironmentFaultError: the library cannot be written.
     """
-    if sum(t.purpose in SEARCHING for t in past.trainings) < FEWEST:
+    n_searched = sum(t.purpose in SEARCHING for t in past.trainings)
+    if not past.trainings or (n_searched < FEWEST and not is_answered):
         return None
     path = library_folder() / fingerprint / f"{past.trainings[0].study}.jsonl"
     try:
@@ -137,6 +142,16 @@ def load_past(fingerprint: str) -> Past:
     return Past(tuple(t for study in reversed(studies) for t in study), generation, tuple(notes))
 
 
+def merged(pasts: Iterable[Past]) -> Past:
+    """Several pasts as one, in order; a training that is in two of them counts once."""
+    pasts = list(pasts)
+    trainings: dict[str, PastTraining] = {}
+    for training in (t for past in pasts for t in past.trainings):
+        trainings.setdefault(digest([training.params, training.samples, training.values]), training)
+    notes = dict.fromkeys(note for past in pasts for note in past.notes)
+    return Past(tuple(trainings.values()), max((p.generation for p in pasts), default=0), tuple(notes))
+
+
 def write_past(path: Path, past: Past, facts: dict[str, Any]) -> None:
     """Replace a file atomically: a header, then a line a training."""
     head = {"format": FORMAT, "version": VERSION, **facts}
@@ -160,6 +175,21 @@ def read_past(path: Path) -> Past:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError("it is damaged") from error
+
+
+def headers() -> tuple[list[dict[str, Any]], list[str]]:
+    """What is known of every study in the library without its trainings, the oldest first; and what was skipped."""
+    found, notes = [], []
+    for path in sorted(library_folder().glob("*/*.jsonl")):
+        try:
+            with path.open(encoding="utf-8") as lines:
+                head = json.loads(next(lines, ""))
+            if head["format"] != FORMAT:
+                raise ValueError
+            found.append({**head, "fingerprint": path.parent.name, "kept_at": str(head["kept_at"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            notes.append(f"{path} was skipped: it is damaged, or no study")
+    return sorted(found, key=lambda head: head["kept_at"]), notes
 
 
 def n_studies() -> int:

@@ -26,6 +26,8 @@ LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST = (
     "past.jsonl",
 )
 BEST_CONFIG = "best/config.json"
+RETUNED, VERIFIED = "retuned", "verified.json"
+"""A folder of re-tunings, and the machines on which the answer was found to hold too; see `lineage`."""
 _LOCK, _HOLDER = "run.lock", "run.pid.json"
 _LOCK_PATIENCE_S = 0.5
 """`is_active` holds the lock for an instant; that is no second driver."""
@@ -59,8 +61,10 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what a run wrote and nothing else: it may have been written into a folder of the user's."""
         try:
-            for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST, BEST_CONFIG):
+            for name in (LEDGER, JOB, RESULT, HARDWARE, STUDY, WORKER_LOG, PAST, VERIFIED, BEST_CONFIG):
                 (self.path / name).unlink(missing_ok=True)
+            for path in (self.path / RETUNED).glob("*"):
+                RunDirectory(path).discard()
         except OSError as error:
             raise EnvironmentFaultError(
                 f"{error.filename}: cannot be removed ({error.strerror})", "Choose another --out."
@@ -76,6 +80,8 @@ class RunDirectory:
         self.close()
         with contextlib.suppress(OSError):  # not empty, or somebody else's by now
             (self.path / BEST_CONFIG).parent.rmdir()
+            if (self.path / RETUNED).exists():
+                (self.path / RETUNED).rmdir()
             (self.path / _HOLDER).unlink(missing_ok=True)
             (self.path / _LOCK).unlink(missing_ok=True)
             self.path.rmdir()

@@ -27,13 +27,15 @@ def open_ledger(path: Path, job: Job) -> Ledger:
     """The ledger of a run; trials a dead driver left running are closed and charged.
 
     Raises:
-        UsageError: the run has another job. A larger budget is no other job: it extends the run.
+        UsageError: the run has another job. A larger budget is no other job, it extends the run; nor is another address
+            of the cluster.
     """
     stored = stored_job(path)
     if stored is not None:
         before, now = stored.to_json(), job.to_json()
         if _extends(job.budget, stored.budget):
             before["budget"] = now["budget"]
+        before["ray_address"] = now["ray_address"]
         if changed := sorted(k for k in now if before[k] != now[k]):
             raise UsageError(
                 f"{path}: the run was started with other settings: {', '.join(changed)}", "Use the same ones."

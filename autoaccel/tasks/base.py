@@ -5,10 +5,10 @@ Holds no state and loads no torch: data stays as the user gave it, the trainer p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autoaccel.config import TrainerConfig
 from autoaccel.errors import UsageError, did_you_mean
@@ -19,6 +19,30 @@ if TYPE_CHECKING:
 
 LOSSES = ("cross_entropy", "mse", "binary_cross_entropy")
 METRICS: dict[str, Direction] = {"accuracy": "max", "f1": "max", "auc": "max", "loss": "min", "perplexity": "min"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelPlan:
+    """How a model may be cut over devices; what is left out cannot be had.
+
+    Args:
+        tensor: for `parallel.strategy` tensor, by names of linear layers ('blocks.*.hidden', as in `named_modules`),
+            'columns' where each device is to compute a part of the outputs, 'rows' where it has a part of the inputs:
+            a layer by columns is followed by one by rows, with element-wise functions between them. In attention q, k
+            and v are layers of their own, by columns, and the number of heads is read from their outputs.
+        stages: for 'pipeline', `stages(model) -> modules` that, called one after the other on the inputs, compute what
+            the model does; each takes and returns one tensor, and its parameters are the model's own.
+    """
+
+    tensor: Mapping[str, Literal["columns", "rows"]] = field(default_factory=dict)
+    stages: Callable[[Any], Sequence[torch.nn.Module]] | None = None
+
+    def __post_init__(self) -> None:
+        wrong = {name: way for name, way in self.tensor.items() if way not in ("columns", "rows")}
+        if wrong:
+            raise UsageError(f"ParallelPlan: tensor {wrong!r}", "Use 'columns' or 'rows'.")
+        if self.stages is not None and not callable(self.stages):
+            raise UsageError(f"ParallelPlan: stages {self.stages!r} is not callable", "Pass a function.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +71,7 @@ class Task:
             accumulation weighs by it).
         weights: file of weights that every training starts from: the .safetensors of `autoaccel train --out`, or a
             state dict saved by torch. One layer may differ in shape, a head for other classes: it begins anew.
+        plan: how the model may be cut over several devices, for tensor and pipeline parallelism.
     """
 
     name: str
@@ -61,16 +86,19 @@ class Task:
     baseline: TrainerConfig | None = None
     step: Callable[..., dict[str, Any]] | None = None
     weights: str | Path | None = None
+    plan: ParallelPlan | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise UsageError(f"Task name {self.name!r}: empty", "Give the task a short name.")
-        for field in ("model", "step"):
-            value = getattr(self, field)
-            if not callable(value) and not (field == "step" and value is None):
-                raise UsageError(f"Task {self.name!r}: {field} {value!r} is not callable", "Pass a function.")
+        for name in ("model", "step"):
+            value = getattr(self, name)
+            if not callable(value) and not (name == "step" and value is None):
+                raise UsageError(f"Task {self.name!r}: {name} {value!r} is not callable", "Pass a function.")
         if self.weights is not None and not isinstance(self.weights, str | Path):
             raise UsageError(f"Task {self.name!r}: weights {self.weights!r} is no path", "Pass the path of a file.")
+        if self.plan is not None and not isinstance(self.plan, ParallelPlan):
+            raise UsageError(f"Task {self.name!r}: plan {self.plan!r}", "Pass a ParallelPlan.")
         self._check_choice("loss", LOSSES)
         self._check_choice("metric", tuple(METRICS))
         if self.loss == "mse" and isinstance(self.metric, str) and self.metric != "loss":

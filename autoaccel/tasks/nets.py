@@ -57,6 +57,23 @@ class LanguageModel(nn.Module):
         return self.head(self.norm(hidden))
 
 
+def stages_of(model: LanguageModel) -> list[nn.Module]:
+    """Modules that one after the other compute what the model does, made of its own."""
+    return [_Embedding(model.symbols, model.positions), *model.blocks, nn.Sequential(model.norm, model.head)]
+
+
+class _Embedding(nn.Module):
+    """Symbols and their positions."""
+
+    def __init__(self, symbols: nn.Embedding, positions: nn.Embedding) -> None:
+        super().__init__()
+        self.symbols, self.positions = symbols, positions
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(x.shape[1], device=x.device)
+        return self.symbols(x.int()) + self.positions(positions)
+
+
 class _Block(nn.Module):
     """Causal self-attention, then two linear layers, each on the normalised sum of all before it."""
 

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from autoaccel.errors import UsageError
-from autoaccel.tasks.base import Task
+from autoaccel.tasks.base import ParallelPlan, Task
 from autoaccel.tasks.starts import check_weights, from_weights
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from autoaccel.tasks.nets import LanguageModel
 
 Symbols = npt.NDArray[np.uint8]
 SHARES = (0.9, 0.05, 0.05)
@@ -87,6 +89,7 @@ class Text:
             test=test,
             metric=self.metric,
             weights=self.weights,
+            plan=ParallelPlan(tensor=_MATRICES, stages=_stages),
         )
 
 
@@ -105,6 +108,16 @@ def encoded(data: bytes) -> tuple[Symbols, int]:
     table = np.zeros(int(known[-1]) + 1, dtype=np.uint8)
     table[known] = np.arange(len(known))
     return table[points], len(known)
+
+
+_MATRICES: dict[str, Literal["columns", "rows"]] = {"blocks.*.hidden": "columns", "blocks.*.out": "rows"}
+"""How tensor parallelism cuts the model; attention stays whole, its q, k and v are one matrix."""
+
+
+def _stages(model: LanguageModel) -> list[nn.Module]:
+    from autoaccel.tasks.nets import stages_of
+
+    return stages_of(model)
 
 
 def language_model(n_symbols: int, context: int) -> nn.Module:

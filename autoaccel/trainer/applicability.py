@@ -21,6 +21,7 @@ from autoaccel.tasks.load import describe
 from autoaccel.trainer.look import look
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.prepare import images_of, takes_shorter, takes_smaller
+from autoaccel.trainer.team import too_few_devices
 from autoaccel.trainer.techniques import (
     adapters,
     attention,
@@ -103,6 +104,20 @@ def _too_few_cores(n: int, loaded: LoadedTask) -> str:
     return "" if n <= cores else f"there {'is' if cores == 1 else 'are'} {cores} core{'s' * (cores > 1)} for it"
 
 
+def _too_few_devices(n: int, loaded: LoadedTask) -> str:
+    return too_few_devices(n, loaded.device)
+
+
+def _no_tensor_plan(loaded: LoadedTask) -> str:
+    return "" if loaded.task.plan and loaded.task.plan.tensor else "the task has no plan of which matrices are cut"
+
+
+def _no_stages(loaded: LoadedTask) -> str:
+    if loaded.task.plan is None or loaded.task.plan.stages is None:
+        return "the task has no plan of stages"
+    return "" if loaded.task.step is None else "stages take inputs and targets, the task has a step of its own"
+
+
 def _has_weights(loaded: LoadedTask) -> str:
     return "" if loaded.weights is None else "the task starts from weights that were trained before, it would undo them"
 
@@ -135,6 +150,8 @@ def _kernel(name: str) -> Need:
 
 THREADS = (2, 4, 8, 16, 32)
 """Numbers that a search may try."""
+PROCESSES = (4, 8, 16, 32, 64)
+"""Of one training, that a search may try; two in any case."""
 NEEDS: tuple[Need, ...] = (
     Need("loader.workers", 0, _is_resident),
     Need("loader.pin", False, _no_cuda),
@@ -161,11 +178,17 @@ NEEDS: tuple[Need, ...] = (
     Need("system.cudnn_benchmark", False, _no_cuda),
     Need("model.init", "default", _has_weights),
     Need("model.lora_rank", 0, lambda _: adapters.no_peft()),
+    Need("parallel.strategy", "none", _no_tensor_plan, ("tensor",)),
+    Need("parallel.strategy", "none", _no_stages, ("pipeline",)),
     *(_kernel(name) for name in attention.KERNELS),
 )
 
 
-SEARCHED: tuple[Need, ...] = tuple(Need("system.threads", 0, partial(_too_few_cores, n), (n,)) for n in THREADS)
+SEARCHED: tuple[Need, ...] = (
+    *(Need("system.threads", 0, partial(_too_few_cores, n), (n,)) for n in THREADS),
+    Need("parallel.strategy", "none", partial(_too_few_devices, 2)),
+    *(Need("parallel.n_processes", 2, partial(_too_few_devices, n), (n,)) for n in PROCESSES),
+)
 """What a search should not try; a config that asks for it is trained all the same."""
 
 
@@ -194,7 +217,11 @@ def model_needs(model: nn.Module) -> tuple[Need, ...]:
 def _config_needs(config: TrainerConfig) -> tuple[Need, ...]:
     """What settings need of the device together."""
     kernel, dtype = config.system.attention, config.precision.dtype
-    return (Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, kernel, dtype)),)
+    devices = Need("parallel.strategy", "none", partial(_too_few_devices, config.parallel.n))
+    return (
+        devices,
+        Need("system.attention", "auto", lambda loaded: attention.no_kernel(loaded.device, kernel, dtype)),
+    )
 
 
 def unavailable(loaded: LoadedTask, model: nn.Module) -> list[dict[str, Any]]:

@@ -22,9 +22,11 @@ from autoaccel.trainer.applicability import refuse
 from autoaccel.trainer.data import Split, load_split
 from autoaccel.trainer.losses import forward, loss_of
 from autoaccel.trainer.order import new_order
-from autoaccel.trainer.parts import LoadedTask, Parts, Prepare, Stateful, Step
+from autoaccel.trainer.parts import LoadedTask, Parts, Prepare, Spread, Stateful, Step
 from autoaccel.trainer.prepare import n_classes_of, preparation, step_size
 from autoaccel.trainer.schedule import ramp, share_done
+from autoaccel.trainer.spread import spread_model
+from autoaccel.trainer.team import team_of
 from autoaccel.trainer.techniques import memory_format, precision
 from autoaccel.trainer.techniques.adapters import add_adapters
 from autoaccel.trainer.techniques.averaging import averaged, new_average
@@ -39,6 +41,9 @@ from autoaccel.trainer.techniques.offload import offloading
 from autoaccel.trainer.techniques.optimizers import at_average, new_optimizer, update_of
 from autoaccel.trainer.techniques.recompute import recompute_blocks
 from autoaccel.trainer.weights import read_weights, start_from
+
+_BETWEEN_SEEDS = 1_000_003
+"""Between the seeds of what the processes of a team draw; those of trials are neighbours."""
 
 
 def default_device() -> torch.device:
@@ -86,11 +91,12 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
     # 1 The model, and how it computes.
     shaped = shaped_model(loaded, config)
     model, at_end = shaped.model, shaped.at_end
-    # 2 What it is trained on, and towards what.
-    order = new_order(loaded.train, config.data, config.seed)
-    reading = _reading(loaded, config)
+    autocast, loss = _around_forward(config, model, loaded.device), loss_of(loaded.task, config.regularize)
     prepare = _prepare(loaded, config, model)
-    loss = loss_of(loaded.task, config.regularize)
+    model, spread = spread_model(loaded, config, model, loss, autocast)
+    # 2 What it is trained on.
+    order = new_order(loaded.train, config.data, config.seed)
+    reading = _reading(loaded, config, spread)
     # 3 What trains it: everything that changes the parameters is done.
     optimizer = new_optimizer(model, config.optim, loaded.device)
     scaler = precision.new_scaler(config.precision.dtype, loaded.device)
@@ -105,12 +111,13 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
         loss=loss,
         evaluation_loss=loss_of(loaded.task),
         order=order,
-        autocast=_around_forward(config, model, loaded.device),
+        autocast=autocast,
         scale=scaler.scale if scaler else Parts.scale,
         update=update_of(model, optimizer, config.optim.clip, scaler),
         prepare=prepare,
         progressive=shaped.progressive,
         state=(*state, *reading.pop("state", ())),
+        spread=spread,
         at_end=at_end,
         **reading,
     )
@@ -125,21 +132,29 @@ def build(loaded: LoadedTask, config: TrainerConfig) -> Parts:
             for_evaluation=(partial(averaged, model, average),),
             state=(*parts.state, ("average", average)),
         )
+    if spread.splits_batches and spread.team.rank:
+        torch.manual_seed(_seed_of(config))  # dropout falls elsewhere in each part of a batch
     return _with_fitting_statistics(loaded, parts) if parts.for_evaluation else parts
 
 
-def _reading(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
+def _seed_of(config: TrainerConfig) -> int:
+    """Of what this process draws for its part of a batch; the leader's is the config's."""
+    rank = team_of(config.parallel.n).rank if config.parallel.splits_batches else 0
+    return (config.seed + rank * _BETWEEN_SEEDS) % 2**63
+
+
+def _reading(loaded: LoadedTask, config: TrainerConfig, spread: Spread) -> dict[str, Any]:
     """The parts that read data: here or in worker processes, each batch for one step or for several."""
     reading: dict[str, Any] = {"fetch": lambda indices, _position: loaded.train.take(indices)}
     if config.loader.workers:
-        reading = _reading_ahead(loaded, config)
+        reading = _reading_ahead(loaded, config, spread)
     if config.data.echo > 1:
         held = Held(reading["fetch"], loaded.device)
         reading |= {"fetch": held, "state": (("held batch", held),)}
     return reading
 
 
-def _reading_ahead(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
+def _reading_ahead(loaded: LoadedTask, config: TrainerConfig, spread: Spread) -> dict[str, Any]:
     """By workers. They are told what will be drawn by an order of their own: one that does not learn draws the same."""
     times = config.data.echo
     order = new_order(loaded.train, replace(config.data, echo=1), config.seed)
@@ -147,8 +162,8 @@ def _reading_ahead(loaded: LoadedTask, config: TrainerConfig) -> dict[str, Any]:
     def wanted_from(position: int) -> Iterator[Wanted]:
         while True:
             size = step_size(loaded, config, share_done(config, steps=0, samples=position, elapsed_s=0.0, flops=0.0))
-            drawn = order.draw(position // times, size, 0.0)
-            yield from in_pieces(drawn.indices, position, config.batch.n_pieces(size))
+            drawn = spread.part(order.draw(position // times, size, 0.0))
+            yield from in_pieces(drawn.indices, position, spread.n_pieces(config.batch, size))
             position += times * size
 
     fetch = Fetch(Ahead(loaded.train, config.loader, config.seed), wanted_from)
@@ -240,7 +255,8 @@ def _around_forward(
 
 def _prepare(loaded: LoadedTask, config: TrainerConfig, model: nn.Module) -> Prepare:
     """What becomes of a batch before the model sees it."""
-    prepare = preparation(loaded, config, lambda: n_classes_of(loaded, model))
+    seeded = replace(config, seed=_seed_of(config))
+    prepare = preparation(loaded, seeded, lambda: n_classes_of(loaded, model))
     if config.memory.format == "channels_last":
         return lambda batch, indices, step: memory_format.channels_last_batch(prepare(batch, indices, step))
     return prepare

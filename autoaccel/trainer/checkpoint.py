@@ -26,14 +26,16 @@ STATE, MANIFEST, MODEL = "checkpoint.pt", "checkpoint.json", "model.safetensors"
 def save_checkpoint(folder: Path, parts: Parts, at: Progress) -> None:
     """Write the state, then the manifest that makes it valid: killed in between, the earlier checkpoint stays valid.
 
+    All processes of a team have to ask; the leader writes.
+
     Raises:
         EnvironmentFaultError: the disk is full or read-only.
     """
-    state = {
-        "parts": {name: part.state_dict() for name, part in _stateful(parts)},
-        "random": _random_state(),
-        "progress": asdict(at),
-    }
+    states = {name: part.state_dict() for name, part in _stateful(parts)}
+    random_states = parts.spread.team.gathered(_random_state())
+    if parts.spread.team.rank:
+        return
+    state = {"parts": states, "random": random_states, "progress": asdict(at)}
     temporary = folder / (STATE + ".tmp")
     try:
         torch.save(state, temporary)
@@ -80,15 +82,28 @@ def load_checkpoint(folder: Path, parts: Parts) -> Progress:
     try:
         for name, part in _stateful(parts):
             part.load_state_dict(state["parts"][name])
-    except (RuntimeError, ValueError, KeyError) as error:
+        random_state = state["random"][parts.spread.team.rank]
+    except (RuntimeError, ValueError, LookupError) as error:
         raise UsageError(f"{file}: the checkpoint belongs to another model ({error})", "Use the same task.") from error
-    _set_random_state(state["random"])
+    _set_random_state(random_state)
     return progress
 
 
 def _stateful(parts: Parts) -> tuple[tuple[str, Stateful], ...]:
     """By name, everything that a training changes."""
-    return (("model", parts.model), ("optimizer", parts.optimizer), ("order", parts.order), *parts.state)
+    trained: tuple[tuple[str, Stateful], ...] = (("model", parts.model), ("optimizer", parts.optimizer))
+    if parts.spread.stored is not None:
+        trained = (("trained", parts.spread.stored(parts.model, parts.optimizer)),)
+    return (*trained, ("order", parts.order), *parts.state)
+
+
+def save_weights(path: Path, parts: Parts) -> None:
+    """Write the weights of the whole model as safetensors. All processes of a team have to ask; the leader writes."""
+    from safetensors.torch import save_file
+
+    state = parts.spread.whole(parts.model)
+    if parts.spread.team.rank == 0:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, path)
 
 
 def save_model(folder: Path, model: torch.nn.Module) -> Path:

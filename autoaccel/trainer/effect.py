@@ -17,18 +17,18 @@ from autoaccel.tasks.load import describe
 from autoaccel.trainer.allocator import keep_freed_memory
 from autoaccel.trainer.build import build
 from autoaccel.trainer.flops import recounted, step_flops
+from autoaccel.trainer.follow import follow
 from autoaccel.trainer.loop import follow_progress, optimizer_step
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import step_size
 from autoaccel.trainer.process import process_settings
 from autoaccel.trainer.randomness import seeded
 from autoaccel.trainer.run import is_out_of_memory
+from autoaccel.trainer.team import END, MEASURE, STEP, Team, team_of
 from autoaccel.trainer.timing import Stopwatch
 
 Times = tuple[list[float], list[float]]
 """Seconds of a sample in each block, without the settings and with them."""
-_ENOUGH_S = 0.6
-"""No further block is begun after this time."""
 _FEW_BLOCKS_ERROR = 0.05
 """Standard error where there are too few blocks to tell."""
 _POINTS_OF_FLOPS = 48
@@ -47,6 +47,8 @@ class Blocks:
     """Steps of a block, spread over the horizon."""
     rounds: int = 5
     """Blocks of each side, at most."""
+    enough_s: float = 0.6
+    """No further block is begun after this time."""
     warm: int = 0
     """Steps before those of a block that count."""
     compiles: bool = False
@@ -72,10 +74,14 @@ def measure_effect(
 
     Returns:
         {"sizes", "plain_s", "changed_s", "error": a number each; "setup_s"; "flops_ratio"; "flops": spent;
-        "failed": why the settings cannot be used here, empty if they can}
+        "failed": why the settings cannot be used here, empty if they can}; as one of a team that does not lead, nothing
     """
     keep_freed_memory()
     watch, found = Stopwatch(loaded.device), _Found()
+    team = team_of(with_params(config, params).parallel.n)
+    if team.rank:
+        _follow_effect(loaded, with_params(config, params), team)
+        return asdict(found)
     for size in blocks.sizes:
         left = Room(room.seconds - watch.elapsed_s(), room.flops - found.flops)
         if not found.leaves_room(2 * blocks.n_steps * size, loaded.flops_per_sample, left):
@@ -86,20 +92,35 @@ def measure_effect(
                 base = _Side.built(loaded, _sized(config, size), found, stack)
                 base.step(0.0)
                 is_plain = False
+                team.tell(MEASURE, size)
                 other = _Side.built(loaded, _sized(with_params(config, params), size), found, stack)
                 first_s = other.step(0.0)
                 if blocks.compiles and first_s > _LONG_S:
                     other = _Side.built(loaded, other.parts.config, found, stack)
                     first_s = other.step(0.0)
                 times = _in_turns((base, other), blocks, left)
+                team.tell(END)
         except Exception as error:
-            if is_plain and not is_out_of_memory(error):
-                raise
+            if team.n > 1 or (is_plain and not is_out_of_memory(error)):
+                raise  # of a team, the others may wait for this one
             found.failed = "" if is_plain else describe(error)
             break
         found.add(size, times, first_s if blocks.compiles else 0.0)
         found.flops_ratio = other.flops_per_sample() / base.flops_per_sample()
+    team.tell(END)
     return asdict(found)
+
+
+def _follow_effect(loaded: LoadedTask, config: TrainerConfig, team: Team) -> None:
+    """The others of a team: their part of the steps with the settings, for one size after the other."""
+    while True:
+        deed, how = team.told()
+        if deed != MEASURE:
+            return
+        with ExitStack() as stack:
+            other = _Side.built(loaded, _sized(config, int(how[0])), _Found(), stack)
+            with process_settings(config):
+                follow(loaded, other.parts)
 
 
 @dataclass
@@ -155,6 +176,7 @@ class _Side:
         step = Step(self.n_steps, self.position, done, self.size_at(done))
         with process_settings(config):
             watch = Stopwatch(self.loaded.device)
+            self.parts.spread.team.tell(STEP, step.number, step.position, step.done, step.size)
             follow_progress(self.parts, step)
             optimizer_step(self.loaded, self.parts, step)
             seconds = watch.elapsed_s()
@@ -192,7 +214,7 @@ def _in_turns(sides: tuple[_Side, _Side], blocks: Blocks, room: Room) -> Times:
         for which in (0, 1) if n % 2 == 0 else (1, 0):
             times[which].append(sides[which].block(blocks.points, blocks.warm))
         spent_s, share = watch.elapsed_s(), (found.flops - before) / room.flops
-        if spent_s > _ENOUGH_S or max(spent_s / room.seconds, share) > (n + 1) / (n + 2):
+        if spent_s > blocks.enough_s or max(spent_s / room.seconds, share) > (n + 1) / (n + 2):
             break
     return times
 

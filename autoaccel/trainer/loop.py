@@ -20,6 +20,7 @@ from autoaccel.trainer.losses import forward
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
 from autoaccel.trainer.prepare import step_size
 from autoaccel.trainer.schedule import lr_factor, momentum, peak_lr, share_done
+from autoaccel.trainer.team import ALONE, EVALUATE, STEP
 from autoaccel.trainer.techniques.optimizers import set_momentum, set_rate
 from autoaccel.trainer.techniques.selective import hardest
 from autoaccel.trainer.techniques.sharpness import climbed, climbs
@@ -52,6 +53,8 @@ class Progress:
     elapsed_s: float = 0.0
     value: float | None = None
     """Last validation metric."""
+    cpu_s: float | None = None
+    """See `Ended.cpu_s`."""
 
 
 def train(
@@ -68,8 +71,8 @@ def train(
     Time counts from the first batch request and includes data waits and evaluations. FLOPs never exceed their cap:
     the step or evaluation that would is not begun.
     """
-    config, at = parts.config, start or Progress()
-    watch = Stopwatch(loaded.device, at.elapsed_s)
+    config, at = parts.config, start or Progress(cpu_s=0.0 if parts.spread.team.n == 1 else None)
+    watch = Stopwatch(loaded.device, at.elapsed_s, at.cpu_s)
     look_every = _STEPS_BETWEEN_LOOKS.get(loaded.device.type, 16)
     losses, n_losses, every = torch.zeros((), device=loaded.device), 0, config.evaluate.every_samples
     parts.model.train()
@@ -77,13 +80,14 @@ def train(
         step = Step(at.steps, at.samples, done, step_size(loaded, config, done))
         flops = at.flops + step_flops(loaded, config, step)
         if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
-            return "capped", replace(at, elapsed_s=watch.elapsed_s())
+            return "capped", replace(at, elapsed_s=watch.elapsed_s(), cpu_s=watch.cpu_s())
+        parts.spread.team.tell(STEP, step.number, step.position, step.done, step.size)
         follow_progress(parts, step)
         losses += optimizer_step(loaded, parts, step)
         n_losses += 1
         look = (step.number + 1) % look_every == 0
         elapsed_s = watch.elapsed_s(drained=look)
-        at = Progress(step.number + 1, at.samples + step.size, flops, elapsed_s, at.value)
+        at = Progress(step.number + 1, at.samples + step.size, flops, elapsed_s, at.value, watch.cpu_s())
         due = at.samples // every > step.position // every or _done(parts, at) >= _OVER
         if not (due or look):
             continue
@@ -93,12 +97,14 @@ def train(
             flops = at.flops + evaluation_flops(loaded, parts)
             if at.elapsed_s >= limits.cap_s or flops > limits.cap_flops:
                 return "capped", at
+            parts.spread.team.tell(EVALUATE)
             value = evaluate(loaded.task, parts, loaded.validation)
-            at = replace(at, flops=flops, elapsed_s=watch.elapsed_s())
+            at = replace(at, flops=flops, elapsed_s=watch.elapsed_s(), cpu_s=watch.cpu_s())
             if not math.isfinite(value):
                 return "diverged", at
             at = replace(at, value=value)
-            report(Report(0, at.elapsed_s, at.samples, at.steps, at.flops, value, float(losses) / n_losses))
+            loss = float(losses) / n_losses
+            report(Report(0, at.elapsed_s, at.samples, at.steps, at.flops, value, loss, at.cpu_s))
             losses, n_losses = torch.zeros_like(losses), 0
             if limits.target is not None and limits.target.reached(value):
                 return "hit", at
@@ -150,19 +156,34 @@ def gradients(loaded: LoadedTask, parts: Parts, step: Step, drawn: Drawn, *, lea
     Micro-batch gradients are sums weighted by the items behind each mean loss, then divided by their total: exact
     for any split, also where micro-batches hold different numbers of tokens.
     """
-    total, size, mean = 0.0, len(drawn.indices), None
-    for indices, weight, batch in drawn.pieces(parts.config.batch.n_pieces(size)):
+    size, spread = len(drawn.indices), parts.spread
+    n_pieces = spread.n_pieces(parts.config.batch, size)
+    if spread.gradients is not None:
+        return spread.gradients(parts.prepare(parts.fetch(drawn.indices, step.position), drawn.indices, step), n_pieces)
+    mean, total, called = torch.zeros((), device=loaded.device), 0.0, spread.called or parts.model
+    pieces = list(spread.part(drawn).pieces(n_pieces))
+    for number, (indices, weight, batch) in enumerate(pieces, start=1):
         if batch is None:
             batch = parts.prepare(parts.fetch(indices, step.position), indices, step)
-        with parts.autocast():
-            out = forward(loaded.task, parts.model, parts.loss, batch, weight, learn and parts.order.wants_losses)
-        weighted = out.loss if out.n == size else out.loss * (out.n / size)
-        parts.scale(weighted).backward()
+        with spread.piece(number == len(pieces)):
+            with parts.autocast():
+                out = forward(loaded.task, called, parts.loss, batch, weight, learn and parts.order.wants_losses)
+            share = spread.n_parts * out.n / size  # what is called takes the mean over all parts
+            parts.scale(out.loss if share == 1 else out.loss * share).backward()
         if learn and out.each is not None:
             parts.order.learn(indices, out.each)
-        mean = weighted.detach() if mean is None else mean + weighted.detach()
+        mean = mean + out.loss.detach() * (out.n / size)
         total += out.n
-    assert mean is not None
+    return _of_all_parts(loaded, parts, mean, total, size)
+
+
+def _of_all_parts(loaded: LoadedTask, parts: Parts, mean: torch.Tensor, total: float, size: int) -> torch.Tensor:
+    """The mean loss of a whole step, and its gradients: over the items that there were, where they are no samples."""
+    team = parts.spread.team if parts.spread.splits_batches else ALONE
+    mean = team.sum(mean)
+    if loaded.task.step is None and team.n > 1:  # each sample is one item
+        return mean
+    total = float(team.sum(torch.tensor(total, dtype=torch.float64))) if team.n > 1 else total
     if total != size:
         _scale_gradients(parts, size / total)
         mean = mean * (size / total)

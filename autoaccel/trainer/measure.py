@@ -52,7 +52,8 @@ def measure_steps(
 
     Returns:
         {"micro": [{"dtype", "micro", "seconds" or "oom"}], "optimizer": {name: seconds},
-         "evaluation": {dtype: seconds}, "flops": spent}
+         "evaluation": {dtype: seconds}, "accumulation": seconds that a micro-batch after the first of a step takes
+         more, where there was room to see, "flops": spent}
     """
     keep_freed_memory()
     watch = Stopwatch(loaded.device)
@@ -89,6 +90,9 @@ def _measure_micro(
         if dtype not in parts:
             parts[dtype] = build(loaded, with_params(config, {"precision.dtype": dtype}))
         row, n = _micro_row(loaded, parts[dtype], dtype, size, most)
+        if "seconds" in row and "accumulation" not in found:
+            found["accumulation"], n_more = _accumulation_seconds(loaded, parts[dtype], size, most - n)
+            n += n_more
         rows.append(row)
         found["flops"] += n * loaded.flops_per_sample * size
         if _beaten(rows) or ("oom" in row and dtype == "fp32"):
@@ -135,6 +139,25 @@ def _micro_row(loaded: LoadedTask, parts: Parts, dtype: str, size: int, most: fl
         raise
     finally:
         parts.optimizer.zero_grad(set_to_none=True)
+
+
+def _accumulation_seconds(loaded: LoadedTask, parts: Parts, size: int, most: float) -> tuple[float, int]:
+    """What adding to gradients that are there takes more than making them, and how many micro-batches were run to see.
+
+    In turns, the second right after the first, on micro-batches as small as any: the same gradients are added whatever
+    their size, and less of the rest hides it.
+    """
+    more_s: list[float] = []
+    step, began = Step(0, 0, 0.0, size), Stopwatch(loaded.device)
+    while len(more_s) < min(_REPEATS, math.floor(min(most, 1e9) / 2)) and began.elapsed_s() < 1.0:
+        laps = [0.0]
+        watch = Stopwatch(loaded.device)
+        for _ in range(2):
+            gradients(loaded, parts, step, parts.order.draw(0, size, 0.0))
+            laps.append(watch.elapsed_s())
+        parts.optimizer.zero_grad(set_to_none=True)
+        more_s.append(laps[2] - 2 * laps[1])
+    return max(0.0, statistics.median(more_s or [0.0])), 2 * len(more_s)
 
 
 def _beaten(rows: list[dict[str, Any]]) -> bool:

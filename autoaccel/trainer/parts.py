@@ -6,7 +6,7 @@ Must not know how the parts are made (`build`), nor run them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from autoaccel.config import TrainerConfig
+from autoaccel.sections import Batch as BatchSizes
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.data import Batch, Drawn, Split
 from autoaccel.trainer.losses import Loss
+from autoaccel.trainer.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,41 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object: ...
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the steps of a training are spread over the processes of a team."""
+
+    team: Team = ALONE
+    splits_batches: bool = False
+    """Each process computes its part of every batch, and what is called takes the mean of their gradients."""
+    called: nn.Module | None = None
+    """What is called for gradients in place of the model."""
+    piece: Callable[[bool], AbstractContextManager[Any]] = lambda _is_last: nullcontext()
+    """What a micro-batch runs in; the gradients are exchanged in the last of a step."""
+    gradients: Callable[[Batch, int], torch.Tensor] | None = None
+    """Of stages: from a prepared batch and its number of micro-batches to gradients and the mean loss."""
+    whole: Callable[[nn.Module], Mapping[str, torch.Tensor]] = lambda model: model.state_dict()
+    """The state of the whole model; all processes have to ask, the leader gets it."""
+    stored: Callable[[nn.Module, torch.optim.Optimizer], Stateful] | None = None
+    """What a checkpoint holds of model and optimizer, where each process has a part of them."""
+
+    @property
+    def n_parts(self) -> int:
+        """Parts that a batch is split into."""
+        return self.team.n if self.splits_batches else 1
+
+    def part(self, drawn: Drawn) -> Drawn:
+        """What this process computes of the samples of a step."""
+        if self.n_parts == 1:
+            return drawn
+        mine = self.team.part(len(drawn.indices))
+        return Drawn(drawn.indices[mine], None if drawn.weights is None else drawn.weights[mine])
+
+    def n_pieces(self, batch: BatchSizes, size: int) -> int:
+        """Micro-batches of a step of `size` samples: as many in all processes, none of them empty."""
+        return min(batch.n_pieces(size), size // self.n_parts)
 
 
 class Order(Protocol):
@@ -118,5 +155,6 @@ class Parts:
     """By name, what a checkpoint holds beside model, optimizer and order."""
     closing: tuple[Callable[[], None], ...] = ()
     """What ends with the training, however it ends."""
+    spread: Spread = Spread()
     at_end: tuple[Callable[[], object], ...] = ()
     """What gives the trained model the form back in which the task made it: adapters merged, frozen layers free."""

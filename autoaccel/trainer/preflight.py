@@ -15,13 +15,15 @@ import torch
 from autoaccel.config import TrainerConfig, keras_recipe, to_dict, with_params
 from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.fingerprint import digest
+from autoaccel.sections import Parallel
 from autoaccel.tasks.base import Task
 from autoaccel.tasks.load import describe
+from autoaccel.trainer.allocator import give_back_freed_memory
 from autoaccel.trainer.applicability import refuse, unavailable
 from autoaccel.trainer.build import build, combined, default_device, load_data, new_model
 from autoaccel.trainer.checks import batch_problems, data_problems, loss_problems, output_problems, step_problems
 from autoaccel.trainer.data import Batch, Split, columns, titles
-from autoaccel.trainer.evaluate import EVALUATION_BATCH, evaluate
+from autoaccel.trainer.evaluate import evaluate, few_samples
 from autoaccel.trainer.flops import count_flops
 from autoaccel.trainer.loop import optimizer_step
 from autoaccel.trainer.losses import forward
@@ -46,11 +48,42 @@ def preflight(task: Task) -> tuple[LoadedTask, dict[str, Any]]:
     try:
         with seeded(0):
             loaded = load_data(task, default_device())
-            config = task.baseline or keras_recipe(loaded.train.n)
-            with process_settings(config):
-                return _preflight(loaded, config)
+            return _tried(loaded, task.baseline or keras_recipe(loaded.train.n))
     except UsageError as error:
         raise UsageError(f"task {task.name!r}: {error.message}", error.hint) from error
+
+
+def _tried(loaded: LoadedTask, config: TrainerConfig) -> tuple[LoadedTask, dict[str, Any]]:
+    """With this config, or where memory does not suffice with a leaner one that trains the same.
+
+    One that several processes share is tried by this one alone.
+    """
+    try:
+        with process_settings(config):
+            loaded, facts = _preflight(loaded, replace(config, parallel=Parallel()))
+            return loaded, {**facts, "baseline": to_dict(config)}
+    except UsageError as error:
+        leaner = _leaner(loaded.task, config) if _is_for_memory(error) else None
+        if leaner is None:
+            raise
+    give_back_freed_memory()  # and not above: the error holds what has filled the memory
+    return _tried(loaded, leaner)
+
+
+def _is_for_memory(error: UsageError) -> bool:
+    return isinstance(error.__cause__, Exception) and is_out_of_memory(error.__cause__)
+
+
+def _leaner(task: Task, config: TrainerConfig) -> TrainerConfig | None:
+    """Evaluations in batches no larger than a micro-batch; then smaller micro-batches, where their number is not the
+    user's. None where there is nothing more to make smaller."""
+    micro = config.batch.micro
+    if config.evaluate.batch > micro:
+        return replace(config, evaluate=replace(config.evaluate, batch=micro))
+    if task.baseline is not None or micro < 4:  # normalization layers do not train on a single sample
+        return None
+    halves = replace(config.batch, accumulation=math.ceil(config.batch.size / (micro // 2)))
+    return replace(config, batch=halves, evaluate=replace(config.evaluate, batch=micro // 2))
 
 
 def _preflight(loaded: LoadedTask, config: TrainerConfig) -> tuple[LoadedTask, dict[str, Any]]:
@@ -172,14 +205,12 @@ def _try_training(loaded: LoadedTask, parts: Parts) -> dict[str, float]:
     step_s, _ = _warm_seconds(
         loaded, lambda: _try("a training step", loaded, lambda: optimizer_step(loaded, parts, first))
     )
-    # A slice may lack a class that an AUC, or a metric of the user's own, needs.
-    limit = loaded.validation.n if task.metric == "auc" or callable(task.metric) else EVALUATION_BATCH
+    looked_at = few_samples(task, loaded.validation, parts.config.evaluate.batch)
     evaluation_s, value = _warm_seconds(
-        loaded, lambda: _try("the metric", loaded, lambda: evaluate(task, parts, loaded.validation, limit))
+        loaded, lambda: _try("the metric", loaded, lambda: evaluate(task, parts, loaded.validation, looked_at))
     )
     if not math.isfinite(value):
         raise UsageError(f"the metric is {value} after the first steps", "Return a finite number for any outputs.")
-    looked_at = min(limit, loaded.validation.n)
     forward_flops = loaded.evaluation_flops / loaded.validation.n
     return {
         "rough_step_s": step_s,

@@ -19,14 +19,20 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_settings(config: TrainerConfig) -> Iterator[None]:
-    """A training's global settings while it runs; the caller's come back, also after a failure."""
+def process_settings(config: TrainerConfig, threads: int = 0) -> Iterator[None]:
+    """A training's global settings while it runs; the caller's come back, also after a failure.
+
+    Args:
+        config: whose settings.
+        threads: instead of the config's; 0: those.
+    """
     matmul, system = str(config.precision.matmul), config.system
+    threads = threads or system.threads
     with ExitStack() as stack:
         stack.enter_context(_held(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, matmul))
         stack.enter_context(_held(_tries_convolutions, _try_convolutions, system.cudnn_benchmark))
-        if system.threads:
-            stack.enter_context(_held(torch.get_num_threads, torch.set_num_threads, system.threads))
+        if threads:
+            stack.enter_context(_held(torch.get_num_threads, torch.set_num_threads, threads))
         if system.attention != "auto":
             stack.enter_context(attention_by(system.attention))
         if config.compile.mode != "off":

@@ -1,10 +1,11 @@
-"""The device stopwatch: training seconds, with the accelerator's queue drained where the time is read.
+"""The device stopwatch: training seconds, with the accelerator's queue drained where the time is read; CPU seconds.
 
 The only place of the trainer that looks at clocks; must not know what is being timed.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -17,17 +18,42 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds since construction, plus those of an earlier session of the same training."""
+    """Seconds since construction, plus those of an earlier session of the same training.
 
-    def __init__(self, device: torch.device, already_s: float = 0.0) -> None:
+    Args:
+        device: what computes.
+        already_s: seconds of the earlier session.
+        already_cpu_s: its CPU seconds; None: not known, so that those of both are not.
+    """
+
+    def __init__(self, device: torch.device, already_s: float = 0.0, already_cpu_s: float | None = 0.0) -> None:
         self._device = device
         self._start = time.perf_counter() - already_s
+        self._cpu_start = None
+        if device.type == "cpu" and already_cpu_s is not None:
+            self._cpu_start = time.process_time() - already_cpu_s
 
     def elapsed_s(self, *, drained: bool = True) -> float:
         """Seconds so far; drains the device's queue first, unless a rough reading will do."""
         if drained:
             synchronize(self._device)
         return time.perf_counter() - self._start
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds of this process so far, all its threads together; None where another device computes."""
+        return None if self._cpu_start is None else time.process_time() - self._cpu_start
+
+
+def waits_so_far() -> int:
+    """How often this thread has given the processor up by itself; always 0 where the system does not tell (Linux does).
+
+    One from which others took the processor has not: that is how a step that waits differs from one that is disturbed.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 Seconds = tuple[float, float]

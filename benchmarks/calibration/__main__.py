@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from autoaccel.fingerprint import digest
+from benchmarks import parts
 from benchmarks.calibration.figures import figures, reliability, reliability_table
 from benchmarks.calibration.study import Rules, study
 from benchmarks.document import print_document, render_block, write_document
-from benchmarks.search.runner import end_with_parent, write_at_once
+from benchmarks.options import parser, parts_folder
+from benchmarks.search.runner import end_with_parent
 
 HERE = Path(__file__).parent
 PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
@@ -29,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     n_studies = PROTOCOL["quick"]["studies"] if options.quick else PROTOCOL["studies"]
     seeds = [PROTOCOL["first_seed"] + k for k in range(options.studies or n_studies)]
-    folder = HERE / "results" / "parts"
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = parts_folder(HERE, quick=False, fresh=options.fresh)  # a quick run's studies are the first of all
     rules = rules_of(PROTOCOL)
     if not options.summary_only:
         run_all(folder, seeds, rules, options.workers)
@@ -64,7 +63,7 @@ def run_all(folder: Path, seeds: Sequence[int], rules: Rules, workers: int, work
     began_s = time.monotonic()
     found = _pool(missing, rules, workers, work) if workers else ((seed, work(seed, rules)) for seed in missing)
     for index, (seed, row) in enumerate(found, start=1):
-        write_at_once(_file(folder, seed), json.dumps({**row, "key": _key(seed, rules)}))
+        parts.keep(_file(folder, seed), _key(seed, rules), row)
         left_min = (time.monotonic() - began_s) / index * (len(missing) - index) / 60
         text = f"claim {row['claim']}, {row['n_trials']} trials; {left_min:.1f} min left"
         print(f"{index}/{len(missing)} study {seed}: {text}", file=sys.stderr)
@@ -72,9 +71,7 @@ def run_all(folder: Path, seeds: Sequence[int], rules: Rules, workers: int, work
 
 def kept(folder: Path, seed: int, rules: Rules) -> dict[str, Any] | None:
     """The row of a study, if it was run under these rules."""
-    file = _file(folder, seed)
-    row: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return row if row.get("key") == _key(seed, rules) else None
+    return parts.kept(_file(folder, seed), _key(seed, rules))
 
 
 def _pool(seeds: Sequence[int], rules: Rules, workers: int, work: Study) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -93,14 +90,10 @@ def _key(seed: int, rules: Rules) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20 studies instead of 200")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--studies", type=int, help="another number of studies")
-    parser.add_argument("--workers", type=int, default=2, help="processes; 0: none")
-    parser.add_argument("--fresh", action="store_true", help="forget what is there: after a change of the search")
-    parser.add_argument("--summary-only", action="store_true", help="run nothing")
-    return parser.parse_args(arguments)
+    command = parser("calibration", __doc__, quick="20 studies instead of 200")
+    command.add_argument("--studies", type=int, help="another number of studies")
+    command.add_argument("--workers", type=int, default=2, help="processes; 0: none")
+    return command.parse_args(arguments)
 
 
 if __name__ == "__main__":

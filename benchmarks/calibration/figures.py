@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.document import shown
+from benchmarks.estimates import drawn_means, interval
 
 Row = Mapping[str, Any]
-DRAWS = 4000
 BINS = ((5, 9), (10, 14), (15, 20))
 """Attempts of which stated rates are made."""
 
@@ -48,9 +48,7 @@ def gap_interval(claims: Sequence[Row]) -> list[float] | None:
     """95 % bootstrap interval over studies of the mean stated rate less the mean true one."""
     if not claims:
         return None
-    gaps = np.array([row["stated_hit_rate"] - row["true_hit_rate"] for row in claims])
-    draws = np.random.default_rng(0).choice(gaps, (DRAWS, len(gaps))).mean(axis=1)
-    return [float(q) for q in np.quantile(draws, (0.025, 0.975))]
+    return interval(drawn_means([row["stated_hit_rate"] - row["true_hit_rate"] for row in claims]))
 
 
 def width(claims: Sequence[Row]) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ from autoaccel.execution.local import TaskSource
 from autoaccel.trial import Target
 from benchmarks.document import hardware_line, print_document, render_block, write_document
 from benchmarks.measure import FRESH_SEEDS, paired, speedup, trainings, write_protocol
+from benchmarks.options import parser
 
 HERE = Path(__file__).parent
 PROTOCOL = HERE / "protocol.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="5 seeds instead of 20")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="the demo's run; tuned first if absent")
-    parser.add_argument("--protocol", action="store_true", help="measure the target anew and write protocol.json")
-    options = parser.parse_args()
+    command = parser("demo", __doc__, quick="5 seeds instead of 20", keeps=False)
+    command.add_argument("--run", type=Path, default=Path("runs/demo"), help="the demo's run; tuned first if absent")
+    command.add_argument("--protocol", action="store_true", help="measure the target anew and write protocol.json")
+    options = command.parse_args()
     if options.protocol:
         write_protocol(PROTOCOL, TaskSource(reference="digits"), 40)
         return

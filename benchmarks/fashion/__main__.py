@@ -5,7 +5,6 @@ FILE.npz holds x_train and y_train of Fashion-MNIST as uint8 arrays (60,000 x 28
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from autoaccel.execution.local import TaskSource
 from autoaccel.trial import Target
 from benchmarks.document import print_document, write_document
 from benchmarks.measure import FRESH_SEEDS, paired, speedup, trainings, write_protocol
+from benchmarks.options import parser
 from examples.fashion_mnist import fashion
 
 HERE = Path(__file__).parent
@@ -28,12 +28,10 @@ EXAMPLE = HERE.parent.parent / "examples" / "fashion_mnist.py"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fashion", description=__doc__)
-    parser.add_argument("file", type=Path, help="fashion_mnist.npz")
-    parser.add_argument("--quick", action="store_true", help="3 seeds instead of 10")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--protocol", action="store_true", help="measure the target anew and write protocol.json")
-    options = parser.parse_args()
+    command = parser("fashion", __doc__, quick="3 seeds instead of 10", keeps=False)
+    command.add_argument("file", type=Path, help="fashion_mnist.npz")
+    command.add_argument("--protocol", action="store_true", help="measure the target anew and write protocol.json")
+    options = command.parse_args()
     source = TaskSource(pickled=cloudpickle.dumps(fashion(options.file)))
     if options.protocol:
         write_protocol(PROTOCOL, source, 12)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ from autoaccel.trial import Target
 from benchmarks.document import print_document, write_document
 from benchmarks.live.figures import figures
 from benchmarks.live.judge import full_training_s, judge, judge_round
-from benchmarks.live.rounds import Plan, Round, in_a_process, keep, left_s, plan_of, rounds, rows_of, run_round
+from benchmarks.live.rounds import Plan, Round, in_a_process, left_s, plan_of, rounds, rows_of, run_round
 from benchmarks.live.study import source_of
+from benchmarks.options import parser, parts_folder
+from benchmarks.parts import write_at_once
 from benchmarks.search.problems.data import data_file
 
 HERE = Path(__file__).parent
@@ -28,9 +29,7 @@ SHARE = "share.json"
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     plan = plan_of(PROTOCOL, options.quick)
-    folder = HERE / "results" / ("quick" if options.quick else "parts")
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = parts_folder(HERE, quick=options.quick, fresh=options.fresh)
     if not options.summary_only:
         data = str((options.data or data_file("fashion_mnist", "fashion_mnist.npz")).resolve())
         if options.share:
@@ -78,7 +77,7 @@ def measure_share(folder: Path, plan: Plan, data: str, budget: str | None) -> No
         budget_s = parse_budget(budget).seconds or budget_s
     _warm_up(data)
     told = {"task": task, "method": "ours", "seed": 0, "budget_s": budget_s, "target": plan.targets[task], "data": data}
-    keep(folder / SHARE, {**in_a_process(told), "data": None})
+    write_at_once(folder / SHARE, json.dumps({**in_a_process(told), "data": None}, indent=1))
 
 
 def _warm_up(data: str) -> None:
@@ -96,15 +95,11 @@ def _show_round(folder: Path, plan: Plan, done: Round) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one study of each with small budgets, two judging seeds")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--share", action="store_true", help="only measure training_share, in one longer study")
-    parser.add_argument("--budget", help="of --share; default: the protocol's")
-    parser.add_argument("--data", type=Path, help="fashion_mnist.npz; default: in the data folder")
-    parser.add_argument("--fresh", action="store_true", help="forget what is there")
-    parser.add_argument("--summary-only", action="store_true", help="run nothing")
-    return parser.parse_args(arguments)
+    command = parser("live", __doc__, quick="one study of each with small budgets, two judging seeds")
+    command.add_argument("--share", action="store_true", help="only measure training_share, in one longer study")
+    command.add_argument("--budget", help="of --share; default: the protocol's")
+    command.add_argument("--data", type=Path, help="fashion_mnist.npz; default: in the data folder")
+    return command.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ERT of judged answers, ratios to the best peer with bootstrap intervals, and the figures of the document.
+"""Ratios of judged answers to the best peer with bootstrap intervals, and the figures of the document.
 
 Pure; what was not measured is None. Must not run anything.
 """
@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.estimates import geometric_mean, interval, selections
+
 OURS = "ours"
-DRAWS = 4000
 
 Row = Mapping[str, Any]
 Table = dict[str, NDArray[np.float64]]
 """Log ERT by method, a number per study; the studies of an index belong together."""
-
-
-def ert_s(times_s: Sequence[float], hits: Sequence[bool], penalty_s: float) -> float:
-    """Seconds of all attempts over hits, at most the penalty, which also stands for an answer without a hit."""
-    n_hits = sum(hits)
-    return min(penalty_s, sum(times_s) / n_hits) if n_hits else penalty_s
 
 
 def log_erts(rows: Sequence[Row], task: str, methods: Sequence[str]) -> Table | None:
@@ -41,17 +36,6 @@ def best_ratio(table: Table, index: Any) -> NDArray[np.float64]:
     return np.asarray(np.exp(means[OURS] - best))
 
 
-def draws_of(table: Table, seed: int) -> NDArray[np.int64]:
-    """Bootstrap selections of a task's studies."""
-    n = len(table[OURS])
-    return np.random.default_rng(seed).integers(0, n, (DRAWS, n))
-
-
-def interval(draws: NDArray[np.float64]) -> list[float]:
-    """95 % of what was drawn."""
-    return [float(q) for q in np.quantile(draws, (0.025, 0.975))]
-
-
 def figures(
     rows: Sequence[Row], tasks: Sequence[str], methods: Sequence[str], share: Row | None = None
 ) -> dict[str, Any]:
@@ -64,14 +48,14 @@ def figures(
     """
     tables = {task: log_erts(rows, task, methods) for task in tasks}
     present = {task: table for task, table in tables.items() if table is not None}
-    selections = {task: draws_of(table, k) for k, (task, table) in enumerate(present.items())}
+    draws = {task: selections(len(table[OURS]), k) for k, (task, table) in enumerate(present.items())}
     found: dict[str, Any] = {"ratio_max": None, "ratio_max_interval": None}
     if len(present) == len(tasks):
         found["ratio_max"] = max(float(best_ratio(t, _whole(t))) for t in present.values())
-        drawn = [best_ratio(table, selections[task]) for task, table in present.items()]
+        drawn = [best_ratio(table, draws[task]) for task, table in present.items()]
         found["ratio_max_interval"] = interval(np.max(np.stack(drawn), axis=0))
     for task, table in tables.items():
-        found |= _of_task(task, table, methods, selections.get(task))
+        found |= _of_task(task, table, methods, draws.get(task))
     for task in tasks:
         for method in methods:
             found |= _of_method(rows, task, method)
@@ -100,7 +84,7 @@ def _of_method(rows: Sequence[Row], task: str, method: str) -> dict[str, Any]:
     attempts = sum(row["attempts"] for row in mine)
     name = f"{task}_{_name(method)}"
     return {
-        f"ert_s_{name}": float(np.exp(np.mean(np.log([row["ert_s"] for row in mine])))) if mine else None,
+        f"ert_s_{name}": geometric_mean(np.log([row["ert_s"] for row in mine])),
         f"hit_rate_{name}": sum(row["hits"] for row in mine) / attempts if attempts else None,
         f"trials_{name}": float(np.mean([row["n_trials"] for row in mine])) if mine else None,
     }

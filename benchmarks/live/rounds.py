@@ -7,23 +7,18 @@ how studies and judging work.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoaccel.config import TrainerConfig, from_dict
 from autoaccel.fingerprint import digest
-from benchmarks.live.figures import ert_s
-from benchmarks.search.runner import write_at_once
+from benchmarks.estimates import ert_s
+from benchmarks.parts import Document, once, run_module
 
 GRACE_S = 120.0
 """A study that is not over this long after its budget hangs."""
 
-Document = dict[str, Any]
 RunStudy = Callable[[Document], Document]
 JudgeRound = Callable[[str, dict[str, TrainerConfig | None]], Document]
 """A task and its answers to `{"full_s": ..., "judged": {method: {"times_s": ..., "hits": ...}}}`."""
@@ -100,17 +95,14 @@ def run_round(folder: Path, plan: Plan, todo: Round, data: str | None, work: tup
     for method in todo.methods:
         told = assignment(plan, todo.task, method, todo.seed, data)
         file = folder / f"{todo.task}-{todo.seed}-{method}.json"
-        kept = _kept(file, _key(told))
-        if kept is None:
-            print(f"{todo.task} {todo.seed} {method}: {told['budget_s']} s", file=sys.stderr)
-            kept = {**run_study(told), "key": _key(told), "data": None}
-            keep(file, kept)
-        studies[method] = kept
-    file = folder / f"{todo.task}-{todo.seed}.judged.json"
+        studies[method] = once(file, _key(told), lambda told=told: {**run_study(told), "data": None})
     key = digest({"answers": {m: s["answer"] for m, s in studies.items()}, "seeds": list(plan.judging_seeds)})
-    if _kept(file, key) is None:
+
+    def judged() -> Document:
         answers = {m: from_dict(s["answer"]) if s["answer"] else None for m, s in studies.items()}
-        keep(file, {**judge_answers(todo.task, answers), "key": key})
+        return judge_answers(todo.task, answers)
+
+    once(folder / f"{todo.task}-{todo.seed}.judged.json", key, judged)
 
 
 def rows_of(folder: Path, plan: Plan) -> list[Document]:
@@ -141,26 +133,7 @@ def _row(plan: Plan, study: Document, tried: Document, full_s: float) -> Documen
 
 def in_a_process(told: Document) -> Document:
     """A study in a process of its own; see `benchmarks.live.study`."""
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "study.json"
-        file.write_text(json.dumps(told))
-        command = [sys.executable, "-m", "benchmarks.live.study", str(file)]
-        subprocess.run(command, check=True, stdout=sys.stderr, timeout=told["budget_s"] + GRACE_S)
-        found: Document = json.loads(file.read_text())
-    return found
-
-
-def keep(file: Path, document: Document) -> None:
-    """Under its name the file is whole or absent."""
-    write_at_once(file, json.dumps(document, indent=1))
-
-
-def _kept(file: Path, key: str) -> Document | None:
-    """What is there, if it was run under the same conditions."""
-    if not file.exists():
-        return None
-    document: Document = json.loads(file.read_text())
-    return document if document.get("key") == key else None
+    return run_module("benchmarks.live.study", told, told["budget_s"] + GRACE_S)
 
 
 def _key(told: Document) -> str:

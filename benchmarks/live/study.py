@@ -19,15 +19,16 @@ from autoaccel.clock import process_start
 from autoaccel.config import to_dict
 from autoaccel.errors import AutoaccelError, UsageError
 from autoaccel.execution.local import TaskSource
+from autoaccel.execution.source import task_source
 from autoaccel.inspection import scratch_driver
 from autoaccel.job import Job
 from autoaccel.search.prepare import prepare
 from autoaccel.search.trials import Driver
 from autoaccel.store.ledger import Entry, read_ledger
 from autoaccel.store.run import LEDGER
-from autoaccel.trial import CONFIRMING, PROBES, SEARCHING, STEP_PROBES
+from autoaccel.trial import CONFIRMING, PROBES, REFERENCE, SEARCHING, STEP_PROBES
 
-UNCHARGED = ("hardware", *STEP_PROBES)
+UNCHARGED = ("hardware", REFERENCE, *STEP_PROBES)
 """Probes that peers do not use, beyond the space that all methods share."""
 
 
@@ -43,7 +44,7 @@ def task_of(name: str, data: str | None) -> Any:
 def source_of(name: str, data: str | None) -> TaskSource:
     """The same for a worker."""
     task = task_of(name, data)
-    return api.task_source(task, None) if isinstance(task, str) else api.task_source(None, task)
+    return task_source(task, None) if isinstance(task, str) else task_source(None, task)
 
 
 def ours(assignment: dict[str, Any], began_s: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from optuna.samplers import BaseSampler, TPESampler
 
 from autoaccel import TimeToTargetPruner, TimeToTargetSampler
 from benchmarks.document import print_document, write_document
+from benchmarks.options import parser
 
 HERE = Path(__file__).parent
 TARGET, N_REPORTS = 0.95, 10
@@ -106,10 +106,7 @@ def measured(name: str, n: int, repeats: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 suggestions instead of 40 at each size")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    options = parser.parse_args()
+    options = parser("overhead", __doc__, quick="10 suggestions instead of 40 at each size", keeps=False).parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = []
     for n in SIZES:

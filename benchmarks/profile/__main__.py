@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.document import print_document, render_block, write_document
+from benchmarks.options import parser
 
 HERE = Path(__file__).parent
 RUNS, QUICK_RUNS = 5, 3
@@ -26,10 +26,8 @@ Document = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS} runs instead of {RUNS}")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    options = parser.parse_args(arguments)
+    command = parser("profile", __doc__, quick=f"{QUICK_RUNS} runs instead of {RUNS}", keeps=False)
+    options = command.parse_args(arguments)
     runs = []
     for index in range(QUICK_RUNS if options.quick else RUNS):
         runs.append(profiled())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.document import print_document, render_block, write_document
+from benchmarks.options import parser
 from benchmarks.search import charts, report, summary
 from benchmarks.search.methods import all_methods, cannot_run, chosen
 from benchmarks.search.problem import Problem
@@ -119,17 +120,15 @@ def _options() -> argparse.Namespace:
     def words(text: str) -> list[str]:
         return text.split(",")
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer problems, seeds, methods and budgets")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--methods", type=words, help="names, separated by commas")
-    parser.add_argument("--problems", type=words, help="names, separated by commas")
-    parser.add_argument("--seeds", type=int, help="number of seeds")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes; 0: none")
-    parser.add_argument("--ablation", action="store_true", help="also the search without each of its parts")
-    parser.add_argument("--extra", action="store_true", help="also the problems outside the figures")
-    parser.add_argument("--summary-only", action="store_true", help="run nothing")
-    return parser.parse_args()
+    command = parser("search", __doc__, quick="fewer problems, seeds, methods and budgets", keeps=False)
+    command.add_argument("--methods", type=words, help="names, separated by commas")
+    command.add_argument("--problems", type=words, help="names, separated by commas")
+    command.add_argument("--seeds", type=int, help="number of seeds")
+    command.add_argument("--workers", type=int, default=2, help="worker processes; 0: none")
+    command.add_argument("--ablation", action="store_true", help="also the search without each of its parts")
+    command.add_argument("--extra", action="store_true", help="also the problems outside the figures")
+    command.add_argument("--summary-only", action="store_true", help="run nothing")
+    return command.parse_args()
 
 
 if __name__ == "__main__":

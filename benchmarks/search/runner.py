@@ -21,6 +21,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from benchmarks.parts import write_at_once
 from benchmarks.search.bench import Answer, Bench, BudgetSpent
 from benchmarks.search.judge import NO_ANSWER, Judge, digest_of, effective, facts, plain
 from benchmarks.search.problem import Problem
@@ -130,14 +131,6 @@ def work(study: Study, place: Place, methods: Mapping[str, Method] | None = None
     result = run_study(methods[study.method], problem_named(study.problem), study.seed, place.budgets, place.judge())
     write_at_once(place.part(study), json.dumps(result))
     return time.perf_counter() - began
-
-
-def write_at_once(file: Path, text: str) -> None:
-    """Under its name the file is whole or absent."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    passing = file.with_name(f".{file.name}.{os.getpid()}")
-    passing.write_text(text)
-    passing.replace(file)
 
 
 def in_turns(methods: Sequence[str], problems: Sequence[str], seeds: Sequence[int]) -> list[Study]:

@@ -1,0 +1,1 @@
+"""Seconds of steps as they are predicted before a search, beside what is measured then."""

@@ -6,10 +6,8 @@ every combination of the system knobs beside the one that was chosen. Resumes wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from autoaccel.search.prepare import Prepared, prepare
 from autoaccel.trainer.preflight import preflight
 from autoaccel.trial import STEP_PROBES
 from benchmarks.document import print_document, render_block, write_document
+from benchmarks.options import parser, parts_folder
 from benchmarks.step_cost.figures import figures, table
 from benchmarks.step_cost.sweep import swept
 from benchmarks.step_cost.tasks import TASKS
@@ -38,14 +37,10 @@ PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="6 configs of two tasks")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
-    options = parser.parse_args()
-    folder = HERE / "results" / ("quick" if options.quick else "parts")
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+    command = parser("step_cost", __doc__, quick="6 configs of two tasks", keeps=False)
+    command.add_argument("--fresh", action="store_true", help="begin anew")
+    options = command.parse_args()
+    folder = parts_folder(HERE, quick=options.quick, fresh=options.fresh)
     folder.mkdir(parents=True, exist_ok=True)
     names, protocol = list(TASKS), PROTOCOL
     if options.quick:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def sample_seconds(ready: Prepared, config: TrainerConfig) -> tuple[float, Predi
     """Predicted seconds of a sample, evaluations and the first step's extra left out."""
     predicted = predict(ready.question, config)
     cost = ready.question.cost
-    bare = type(cost)(cost.micro, cost.optimizer, {}, cost.flops_per_sample, 0.0, cost.effects)
+    bare = replace(cost, evaluation={}, evaluation_flops=0.0)
     samples = config.n_steps * config.batch.size
     setup_s = sum(e.setup_s for e in cost.effects.values() if to_params(config)[e.path] == e.value)
     return (bare.predict(config).seconds - setup_s) / samples, predicted

@@ -6,7 +6,6 @@ in a random order, the baseline again after every fifth. Resumes where it was en
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.run import run_training
 from autoaccel.trial import TrialSpec
 from benchmarks.document import print_document, render_block, write_document
+from benchmarks.options import parser
 from benchmarks.techniques.rows import ROWS, Row
 from benchmarks.techniques.workloads import images, text
 
@@ -54,12 +54,10 @@ class Training:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.techniques", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 seeds of 2 seconds: whether everything runs")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of every training")
-    options = parser.parse_args()
+    command = parser("techniques", __doc__, quick="2 seeds of 2 seconds: whether everything runs", keeps=False)
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--seconds", type=float, default=8.0, help="of every training")
+    options = command.parse_args()
     seeds, seconds = (2, 2.0) if options.quick else (options.seeds, options.seconds)
     found, refused = _measured(range(seeds), seconds)
     rows = [_row(row, found, refused) for row in ROWS]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,22 +14,22 @@ import numpy as np
 import torch
 
 from autoaccel.fingerprint import software
+from benchmarks.dialogue import Child, FailedError
 from benchmarks.document import print_document, render_block, shown, write_document
+from benchmarks.options import parser, parts_folder
+from benchmarks.parts import Document, keep, kept
 from benchmarks.trainer import cifar10_94
-from benchmarks.trainer.children import Child, FailedError, children, left_out, versions
+from benchmarks.trainer.children import children, left_out, named, versions
 from benchmarks.trainer.contestant import CONTESTANTS
 from benchmarks.trainer.figures import figures, rows_of
 from benchmarks.trainer.rounds import (
     OURS,
     Block,
-    Document,
     Plan,
     Seconds,
     Workload,
     contestants_of,
     file_of,
-    keep,
-    kept,
     key_of,
     plan_of,
     run_round,
@@ -46,11 +44,9 @@ SYNTHETIC = "synthetic.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _options(arguments)
+    options = parser("trainer", __doc__, quick="fewer rounds").parse_args(arguments)
     plan = plan_of(PROTOCOL, options.quick, torch.cuda.is_available())
-    folder = HERE / "results" / ("quick" if options.quick else "parts")
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = parts_folder(HERE, quick=options.quick, fresh=options.fresh)
     folder.mkdir(parents=True, exist_ok=True)
     absent = left_out()
     for name, reason in absent.items():
@@ -79,7 +75,7 @@ def measure(folder: Path, plan: Plan, absent: Mapping[str, str]) -> None:
             with trainings(folder, plan, workload, {name: started[name] for name in [OURS, *others]}) as block:
                 for index in indices:
                     pairs = run_round(workload, index, others, block)
-                    keep(file_of(folder, workload, index), key, pairs)
+                    keep(file_of(folder, workload, index), key, {"pairs": pairs})
                     ratios = ", ".join(f"{p['contestant']} {p['other_s'] / p['ours_s']:.3f}" for p in pairs)
                     print(f"{workload.name} round {index + 1}/{plan.rounds}: {ratios}", file=sys.stderr)
 
@@ -121,11 +117,9 @@ def trainings(folder: Path, plan: Plan, workload: Workload, started: Mapping[str
         return answer["wall_s"], answer["cpu_s"]
 
     def asked(name: str, request: Document) -> Document:
-        try:
+        with named(workload.name, name):
             started[name].tell(request)
             return started[name].hear()
-        except FailedError as error:
-            raise FailedError(f"{workload.name}: {error}") from error
 
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data.npz"
@@ -147,7 +141,8 @@ def body_of(folder: Path, plan: Plan, absent: Mapping[str, str]) -> Document:
     for workload in plan.workloads:
         key = key_of(workload, contestants_of(PROTOCOL, workload.name, absent), conditions())
         for index in range(plan.rounds):
-            pairs += kept(file_of(folder, workload, index), key) or []
+            found = kept(file_of(folder, workload, index), key)
+            pairs += found["pairs"] if found else []
     rows, hits = rows_of(pairs), cifar10_94.kept(folder, conditions())
     names = [workload.name for workload in plan.workloads]
     peers = {name: not c.whole_batches for name, c in CONTESTANTS.items() if c.is_peer}
@@ -174,15 +169,6 @@ def table_of(rows: Sequence[Document]) -> list[str]:
         cells.append(shown([row["low"], row["high"]]))
         found.append("| " + " | ".join([row["workload"], row["contestant"], *cells]) + " |")
     return found
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", action="store_true", help="print the document")
-    parser.add_argument("--fresh", action="store_true", help="forget what is there")
-    parser.add_argument("--summary-only", action="store_true", help="run nothing")
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

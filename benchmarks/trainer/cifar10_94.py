@@ -5,7 +5,6 @@ Must not know the other contestants.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from autoaccel.tasks.base import Task
 from autoaccel.trainer.preflight import preflight
 from autoaccel.trainer.run import run_training
 from autoaccel.trial import Target, TrialSpec
+from benchmarks import parts
 from benchmarks.cifar10 import read_cifar10
 from benchmarks.search.problems.data import Absent, data_file
-from benchmarks.search.runner import write_at_once
 from benchmarks.trainer.workloads import IMAGES, cifar_net
 
 GOAL = 0.94
@@ -89,14 +88,13 @@ def measure(folder: Path, conditions: Mapping[str, str]) -> None:
         row = {"seed": seed, "accuracy": ended.value, "hit": ended.outcome == "hit", "setup_s": ended.setup_s}
         print(f"CIFAR-10 to {GOAL:.0%}: {row}, {ended.elapsed_s:.2f} s", file=sys.stderr)
         if number:
-            row |= {"seconds": ended.setup_s + ended.elapsed_s, "key": key}
-            write_at_once(_file(folder, seed), json.dumps(row))
+            parts.keep(_file(folder, seed), key, {**row, "seconds": ended.setup_s + ended.elapsed_s})
 
 
 def kept(folder: Path, conditions: Mapping[str, str]) -> list[dict[str, Any]]:
     """What was measured under these conditions, a row per seed."""
-    rows = [json.loads(_file(folder, seed).read_text()) for seed in SEEDS if _file(folder, seed).exists()]
-    return [row for row in rows if row["key"] == _key(conditions)]
+    rows = [parts.kept(_file(folder, seed), _key(conditions)) for seed in SEEDS]
+    return [row for row in rows if row is not None]
 
 
 def _key(conditions: Mapping[str, str]) -> str:

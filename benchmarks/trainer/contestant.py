@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,10 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.dialogue import Document, pipe_of_answers, send
 from benchmarks.trainer.probe import Over, Probe, Saw, blocks
 from benchmarks.trainer.workloads import Job, Recipe, loss_of, seeded_model
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,21 @@ CONTESTANTS |= {
 
 def main(name: str) -> None:
     """Answer until the input ends."""
-    requests, answers = sys.stdin, _answers()
+    requests, answers = sys.stdin, pipe_of_answers()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     contestant = CONTESTANTS[name]
     train = import_module(f"benchmarks.trainer.{contestant.module}").train
-    _send(answers, {"ready": name})
+    send(answers, {"ready": name})
     for line in requests:
         request = json.loads(line)
         job = partial(job_of, request, contestant)
         if request.get("checked"):
-            _send(answers, checked(train, job))
+            send(answers, checked(train, job))
         else:
             with suppress(Over):
                 timed(train, job, requests, answers)
-            _send(answers, {"over": True})
+            send(answers, {"over": True})
 
 
 def job_of(request: Document, contestant: Contestant, saw: Saw) -> Job:
@@ -127,7 +125,7 @@ def timed(train: Callable[[Job], nn.Module], job: Callable[[Saw], Job], requests
         return (asked["warm"], asked["steps"]) if asked else None
 
     def answer(wall_s: float, cpu_s: float) -> None:
-        _send(answers, {"wall_s": wall_s, "cpu_s": cpu_s})
+        send(answers, {"wall_s": wall_s, "cpu_s": cpu_s})
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = blocks(ask, answer, device)
@@ -151,17 +149,6 @@ def checked(train: Callable[[Job], nn.Module], job: Callable[[Saw], Job]) -> Doc
     pairs = zip(given.plain_model().parameters(), trained.parameters(), strict=True)
     moved = [float((after.detach().cpu() - before.detach()).norm()) for before, after in pairs]
     return {"order": [row for rows in order for row in rows], "losses": losses, "moved": moved}
-
-
-def _answers() -> TextIO:
-    """The pipe of answers for us alone; what libraries print goes to standard error."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    return out
-
-
-def _send(answers: TextIO, document: Document) -> None:
-    print(json.dumps(document), file=answers)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
+from benchmarks.estimates import median_interval
 
-DRAWS = 4000
 GPU_WORKLOAD = "cifar_net"
 
 Row = dict[str, Any]
@@ -22,9 +21,8 @@ def row_of(pairs: Sequence[Pair]) -> Row:
     The ratio is samples per second of ours over those of the other: the median of the pairs, with a 95 % bootstrap
     interval of that median. A pair in which something else took the machine moves neither.
     """
-    ratios = np.array([pair["other_s"] / pair["ours_s"] for pair in pairs])
-    draws = np.random.default_rng(0).integers(0, len(ratios), (DRAWS, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    ratios = [pair["other_s"] / pair["ours_s"] for pair in pairs]
+    low, high = median_interval(ratios)
     samples = pairs[0]["steps"] * pairs[0]["batch"]
     return {
         "workload": pairs[0]["workload"],
@@ -32,9 +30,9 @@ def row_of(pairs: Sequence[Pair]) -> Row:
         "pairs": len(pairs),
         "samples_per_s": samples / median(pair["other_s"] for pair in pairs),
         "ours_samples_per_s": samples / median(pair["ours_s"] for pair in pairs),
-        "ratio": float(np.median(ratios)),
-        "low": float(low),
-        "high": float(high),
+        "ratio": median(ratios),
+        "low": low,
+        "high": high,
         "cpu_ratio": median(pair["other_cpu_s"] / pair["ours_cpu_s"] for pair in pairs),
     }
 

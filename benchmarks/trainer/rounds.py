@@ -7,18 +7,16 @@ not know how a block is timed nor what is made of the seconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoaccel.fingerprint import digest
-from benchmarks.search.runner import write_at_once
+from benchmarks.parts import Document
 
 OURS = "ours"
 
-Document = dict[str, Any]
 Seconds = tuple[float, float]
 """Wall clock and processor."""
 Block = Callable[[str], Seconds]
@@ -105,16 +103,3 @@ def key_of(workload: Workload, others: Sequence[str], conditions: Mapping[str, s
 def sources_digest(*folders: Path) -> str:
     """Of all Python files below: a round of another trainer is no round of this one."""
     return digest([file.read_text() for folder in folders for file in sorted(folder.rglob("*.py"))])
-
-
-def kept(file: Path, key: str) -> list[Document] | None:
-    """The pairs of a round, if it was run under the same conditions."""
-    if not file.exists():
-        return None
-    document: Document = json.loads(file.read_text())
-    return document["pairs"] if document["key"] == key else None
-
-
-def keep(file: Path, key: str, pairs: list[Document]) -> None:
-    """Under its name the file is whole or absent."""
-    write_at_once(file, json.dumps({"key": key, "pairs": pairs}, indent=1))

@@ -24,7 +24,7 @@ from benchmarks.calibration import problem as problems
 from benchmarks.calibration.study import Rules, question
 from benchmarks.live import rounds
 from benchmarks.live.__main__ import HERE, PROTOCOL
-from benchmarks.live.figures import ert_s, figures
+from benchmarks.live.figures import figures
 from benchmarks.live.judge import Judge, full_training_s, judge_round
 from benchmarks.live.peers import FORMS, answer, fastest, gap, penalised, search
 from benchmarks.live.rounds import plan_of, rows_of, run_round
@@ -112,9 +112,9 @@ def test_misses_are_worse_than_hits_and_ordered_by_their_gap() -> None:
 
 def test_probes_are_not_charged_to_peers(tmp_path: Path) -> None:
     with simulated(tmp_path) as driver:
-        for number, purpose in enumerate(("preflight", "hardware", "step_cost"), start=1):
+        for number, purpose in enumerate(("preflight", "hardware", "memory_peak", "step_cost"), start=1):
             driver.ledger.end_trial(0.0, TrialRecord(TrialSpec(number, purpose), (), Ended(number, "done"), 2.0))
-        assert uncharged_s(driver) == 4.0
+        assert uncharged_s(driver) == 6.0
 
 
 # --------------------------------------------------------------------------------------------------- rounds and judging
@@ -219,12 +219,6 @@ def test_figures_are_null_until_measured_and_keep_their_names() -> None:
 def test_a_study_that_not_every_method_has_does_not_count() -> None:
     measured = rows({"digits": {"ours": [1.0, 100.0], "tpe": [2.0]}})
     assert figures(measured, ("digits",), ("ours", "tpe"))["ratio_digits"] == pytest.approx(0.5)
-
-
-def test_ert_has_the_same_penalty_for_all() -> None:
-    assert ert_s([1.0, 2.0, 3.0], [True, False, True], 100.0) == 3.0
-    assert ert_s([1.0, 2.0], [False, False], 100.0) == ert_s([], [], 100.0) == 100.0
-    assert ert_s([90.0, 90.0], [True, False], 100.0) == 100.0
 
 
 def test_training_share_counts_from_the_last_probe_to_the_end() -> None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from optuna.distributions import FloatDistribution
@@ -172,17 +171,6 @@ def test_parts_are_compacted_and_newer_ones_replace(tmp_path: Path, coin: Coin) 
     again = report.compact(place)
     assert len(again) == len(rows)
     assert len({row["digest"] for row in again}) == 2
-
-
-def test_a_part_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Path, target: Any) -> None:
-        raise OSError("killed here")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="killed here"):
-        runner.write_at_once(tmp_path / "a" / "part.json", "{}")
-    assert not (tmp_path / "a" / "part.json").exists()
-    assert list((tmp_path / "a").glob("*.json")) == []
 
 
 def test_studies_are_run_with_the_methods_in_turns() -> None:

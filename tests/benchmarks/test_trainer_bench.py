@@ -14,21 +14,20 @@ import pytest
 import torch
 
 from autoaccel.trainer.techniques.precision import same_products
+from benchmarks.dialogue import Child, FailedError
+from benchmarks.parts import Document, keep, kept
 from benchmarks.search.problems.data import VARIABLE
 from benchmarks.trainer import children as processes
 from benchmarks.trainer import cifar10_94, probe
 from benchmarks.trainer.__main__ import HERE, PROTOCOL, table_of
-from benchmarks.trainer.children import Child, FailedError, children, environment, left_out
+from benchmarks.trainer.children import children, environment, left_out, named
 from benchmarks.trainer.contestant import CONTESTANTS, VARIANTS
 from benchmarks.trainer.figures import figures, rows_of
 from benchmarks.trainer.rounds import (
     OURS,
-    Document,
     Seconds,
     contestants_of,
     file_of,
-    keep,
-    kept,
     key_of,
     plan_of,
     run_round,
@@ -136,7 +135,7 @@ def test_weights_are_the_same_at_every_call_and_leave_other_random_numbers_alone
 def test_a_contestant_that_fails_says_why(tmp_path: Path) -> None:
     with children(["bare"]) as started:
         started["bare"].tell(request("small_cnn", tmp_path) | {"workload": "no such"})
-        with pytest.raises(FailedError, match=r"bare: .*no such"):
+        with pytest.raises(FailedError, match=r"bare: .*no such"), named("bare"):
             started["bare"].hear()
 
 
@@ -191,8 +190,8 @@ def test_a_round_is_kept_for_the_conditions_it_was_measured_under(tmp_path: Path
     workload = PLAN.workloads[0]
     key, file = key_of(workload, ["bare"], {"torch": "1"}), file_of(tmp_path, workload, 3)
     assert kept(file, key) is None
-    keep(file, key, [{"ours_s": 1.0}])
-    assert kept(file, key) == [{"ours_s": 1.0}]
+    keep(file, key, {"pairs": [{"ours_s": 1.0}]})
+    assert (kept(file, key) or {})["pairs"] == [{"ours_s": 1.0}]
     assert kept(file, key_of(workload, ["bare"], {"torch": "2"})) is None
     assert kept(file, key_of(workload, ["bare", "timm"], {"torch": "1"})) is None
     (tmp_path / "a.py").write_text("1")
@@ -215,7 +214,6 @@ def test_everybody_has_one_thread_and_ours_what_its_workers_have(monkeypatch: py
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     for name in CONTESTANTS:
         assert environment(name)["OMP_NUM_THREADS"] == environment(name)["MKL_NUM_THREADS"] == "1"
-    assert "OMP_WAIT_POLICY" in environment(OURS)
     assert "MALLOC_TRIM_THRESHOLD_" in environment("bare_keeps_memory")
     assert "MALLOC_TRIM_THRESHOLD_" not in environment("bare")
 

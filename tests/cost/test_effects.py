@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autoaccel.config import TrainerConfig, to_params, with_params
 from autoaccel.cost.effects import KINDS, OFF, Effect, key_of, kind_of
 from autoaccel.cost.step_cost import READS, StepCost
-from autoaccel.space.files import load_space
+from autoaccel.space.files import folder, load_space
 from autoaccel.trainer.techniques.curriculum import batch_size
 
 BASE = with_params(TrainerConfig(), {"batch.size": 64, "horizon.samples": 6400, "evaluate.every_samples": 10**9})
@@ -29,7 +29,7 @@ def effect(path: str, value: Any, changed: float, small: float | None = None, **
 
 
 def priced(*effects: Effect) -> StepCost:
-    return COST.with_effects([(key_of(e.path, e.value), e) for e in effects])
+    return COST.with_effects({key_of(e.path, e.value): e for e in effects})
 
 
 def step_s(params: dict[str, Any], *effects: Effect) -> float:
@@ -115,7 +115,7 @@ def test_sizes_that_grow_until_a_share_of_the_horizon_save_so_much_of_it() -> No
     same = effect("curriculum.resolution", 0.5, 0.01 + 0.1 * 0.6, 0.01 + 0.05 * 0.6, flops_ratio=0.5)
     larger = replace(same, changed_s=tuple(0.9 * s for s in same.changed_s))
     cost = COST.with_effects(
-        [(key_of("curriculum.resolution", 0.5), same), (key_of("curriculum.resolution", 0.5, larger=True), larger)]
+        {key_of("curriculum.resolution", 0.5): same, key_of("curriculum.resolution", 0.5, larger=True): larger}
     )
     params = {"curriculum.resolution": 0.5, "curriculum.until": 0.5}
     found = cost.predict(with_params(BASE, params))
@@ -158,8 +158,8 @@ def test_every_choice_of_the_spaces_that_can_change_a_step_is_measured() -> None
     apart |= {"optim.beta2", "optim.lr_scaling", "optim.sam_every", "average.half_life", "average.window"}
     apart |= {"average.every", "data.prune", "data.prune_until", "data.order_until", "augment.level"}
     apart |= {"model.drop_path_ramp", "curriculum.until", "curriculum.batch", "loader.prefetch", "loader.pin"}
-    apart |= {"data.keep", "data.keep_from", "data.keep_until"}
-    paths = {path for name in ("minimal", "image", "text", "table", "survey") for path in load_space(name).paths}
+    apart |= {"data.keep", "data.keep_from", "data.keep_until", "parallel.n_processes"}
+    paths = {path for file in folder().glob("*.toml") for path in load_space(file.stem).paths}
     assert {p for p in paths if p.partition(".")[0] not in free} - apart == KINDS.keys()
 
 

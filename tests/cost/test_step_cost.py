@@ -53,6 +53,8 @@ def config(size: int = 64, accumulation: int = 1, samples: int = 6400, every: in
 def test_a_training_is_its_steps_and_its_evaluations() -> None:
     predicted = COST.predict(config())
     assert predicted.step_s == pytest.approx(0.016 + 0.002)
+    adding = replace(COST, accumulation_s=0.003).predict(config(256, 4))
+    assert adding.step_s == pytest.approx(4 * 0.016 + 3 * 0.003 + 0.002)
     assert predicted.seconds == pytest.approx(100 * 0.018 + 4 * 0.5)
     assert predicted.flops == 6400 * 1e6 + 4 * 1e8
 

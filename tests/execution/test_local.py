@@ -5,22 +5,24 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from autoaccel.config import TrainerConfig, to_dict
 from autoaccel.errors import EnvironmentFaultError
 from autoaccel.execution import local, worker
 from autoaccel.execution.base import Executor
 from autoaccel.execution.local import LocalExecutor, TaskSource, oom_kills
-from autoaccel.trial import Ended, Report, TrialSpec
+from autoaccel.execution.slots import Slot
+from autoaccel.sections import Batch
+from autoaccel.trial import REFERENCE, Ended, Report, TrialSpec
 from tests.kits.executor_contract import (
     EASY,
     EVALUATE_EVERY,
@@ -33,30 +35,17 @@ from tests.kits.executor_contract import (
     training,
     until,
 )
+from tests.kits.faulty_task import CALL_EXIT, EXIT, LOOP, PRINT, RAISE, SEGFAULT, copied_to
+from tests.kits.patience import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-EXIT, LOOP, PRINT, CALL_EXIT, RAISE, SEGFAULT = 11, 12, 13, 14, 15, 16  # as in kits/faulty_task.py
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="relies on Linux")
-
-
-def task_file(folder: Path) -> Path:
-    """The faulty task, in a folder that it may write to."""
-    return Path(shutil.copy(ROOT / "tests" / "kits" / "faulty_task.py", folder / "faulty_task.py"))
 
 
 def workers() -> set[psutil.Process]:
     """The worker processes of this process, dead ones not counted."""
     found = psutil.Process().children()
     return {p for p in found if p.status() != psutil.STATUS_ZOMBIE and "autoaccel.execution.worker" in str(p.cmdline())}
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    """Whether it becomes true, with all the patience one can have."""
-    for _ in range(600):
-        if true():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def gone(pid: int) -> bool:
@@ -72,8 +61,8 @@ class TestLocal(ExecutorContract):
     @classmethod
     def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Executor]]:
         folder = tmp_path_factory.mktemp("local")
-        source = TaskSource(f"{task_file(folder)}:toy")
-        yield lambda n_slots=1: LocalExecutor(source, folder / "worker.log", n_slots)
+        source = TaskSource(f"{copied_to(folder)}:toy")
+        yield lambda n_slots=1: LocalExecutor(source, folder / "worker.log", [Slot()] * n_slots)
 
     def test_a_healthy_worker_is_used_again(self, executor: Executor) -> None:
         run(executor, training(EASY))
@@ -111,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(folder: Path) -> Iterator[LocalExecutor]:
     """One executor for all faults: each has to leave it fit for the next."""
-    executor = LocalExecutor(TaskSource(f"{task_file(folder)}:toy"), folder / "worker.log")
+    executor = LocalExecutor(TaskSource(f"{copied_to(folder)}:toy"), folder / "worker.log")
     yield executor
     executor.close()
 
@@ -119,6 +108,17 @@ def shared(folder: Path) -> Iterator[LocalExecutor]:
 def child_of(folder: Path) -> int:
     """The process that the faulty task left behind."""
     return int((folder / "child.pid").read_text())
+
+
+def test_reference_steps_are_run_between_trainings(shared: LocalExecutor) -> None:
+    first, second = training(EASY), training(EASY)
+    run(shared, first)
+    probe = {"config": to_dict(TrainerConfig(batch=Batch(size=8))), "limit_s": 5.0}
+    _, ended = run(shared, replace(training(), purpose=REFERENCE, config=None, target=None, probe=probe))
+    assert (ended.outcome, ended.steps, len(ended.facts["wall_s"])) == ("done", 0, 6)
+    assert ended.flops == ended.facts["flops"] > 0
+    reports, after = run(shared, second)
+    assert after.outcome == "hit" and after.cpu_s == reports[-1].cpu_s is not None
 
 
 # ------------------------------------------------------------------------------------------------ faults of user code
@@ -155,6 +155,7 @@ def test_a_process_that_ends_itself_is_a_crash_and_takes_its_children_along(
 def test_a_native_crash_is_named_and_its_stack_logged(shared: LocalExecutor, folder: Path) -> None:
     _, ended = run(shared, training(EASY, seed=SEGFAULT))
     assert (ended.outcome, ended.message) == ("crashed", "the worker process died: signal SIGSEGV")
+    assert ended.facts == {"signal": signal.SIGSEGV}
     assert "Fatal Python error: Segmentation fault" in (folder / "worker.log").read_text()
 
 
@@ -177,7 +178,7 @@ def test_a_task_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     assert ended.outcome == "refused"
     assert ended.message == f"task '{path}:toy': import failed: RuntimeError: no licence server (at_import.py:3)"
     assert ended.facts["hint"]
-    path.write_text(task_file(tmp_path).read_text())
+    path.write_text(copied_to(tmp_path).read_text())
     _, ended = run(executor, TrialSpec(2, "preflight"))  # the same worker, the file mended
     assert (ended.outcome, ended.message) == ("done", "")
     assert run(executor, TrialSpec(3, "preflight"))[1].facts["n_train"] == 64
@@ -194,7 +195,8 @@ def test_a_worker_killed_in_a_trial_is_a_crash_and_the_next_trial_has_a_new_one(
     spec = endless()
     shared.start(spec)
     first_report(shared)
-    for number in (signal.SIGINT, signal.SIGTERM):  # what a terminal or a batch system sends to all is for the driver
+    # What a terminal or a batch system sends to all is for the driver.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         process.send_signal(number)
     last = first_report(shared)
     process.kill()
@@ -262,6 +264,26 @@ def test_kills_for_lack_of_memory_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "memory.events"
     path.write_text("oom 4\noom_kill 12\noom_group_kill 1\n")
     assert (oom_kills(path), oom_kills(tmp_path / "absent"), oom_kills(None)) == (12, 0, 0)
+
+
+@ON_LINUX
+def test_each_slot_keeps_its_cores_and_environment(folder: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    slots = [Slot({"AUTOACCEL_SLOT": "first"}, frozenset({core})), Slot({"AUTOACCEL_SLOT": "second"})]
+    before = workers()
+    executor = LocalExecutor(TaskSource(f"{copied_to(folder)}:toy"), slots=slots)
+    a, b, c = endless(), endless(), endless()
+    executor.start(a)
+    executor.start(b)
+    place = {p.environ()["AUTOACCEL_SLOT"]: p for p in workers() - before}
+    assert set(place["first"].cpu_affinity()) == {core}
+    assert set(place["second"].cpu_affinity()) == os.sched_getaffinity(0)
+    executor.kill(a.trial)
+    until(executor, ends)
+    executor.start(c)  # in the slot that is free
+    new = workers() - before - {place["second"]}
+    assert [(p.environ()["AUTOACCEL_SLOT"], set(p.cpu_affinity())) for p in new] == [("first", {core})]
+    executor.close()
 
 
 def test_a_log_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +376,7 @@ while True:
 
 @ON_LINUX
 def test_a_worker_and_its_children_die_with_a_killed_driver_even_in_an_endless_loop(tmp_path: Path) -> None:
-    task_file(tmp_path)
+    copied_to(tmp_path)
     with script(tmp_path, DRIVER) as driver:
         assert eventually((tmp_path / "looping").exists)
         started = psutil.Process(driver.pid).children(recursive=True)

@@ -128,6 +128,33 @@ def test_cpus_are_listed_as_linux_lists_them(cpus: set[int], text: str) -> None:
     assert hw.cpu_list(cpus) == text
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "left"),
+    [
+        ("0::/", {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 1\ninactive_file 50\n"}, 350),
+        ("0::/", {"memory.max": "1000", "memory.current": "1200"}, 0),
+        ("0::/", {"memory.max": "max", "memory.current": "700"}, None),
+        (
+            "0::/a/b",
+            {"a/memory.max": "900", "a/memory.current": "800", "a/b/memory.max": "500", "a/b/memory.current": "100"},
+            100,
+        ),
+        (
+            "4:memory:/g",
+            {
+                "memory/g/memory.limit_in_bytes": "4096",
+                "memory/g/memory.usage_in_bytes": "1000",
+                "memory/g/memory.stat": "inactive_file 1\ntotal_inactive_file 96",
+            },
+            3192,
+        ),
+        ("", {}, None),
+    ],
+)
+def test_what_a_cgroup_leaves(tmp_path: Path, membership: str, files: dict[str, str], left: int | None) -> None:
+    assert hw.cgroup_memory_left_bytes(*cgroups(tmp_path, membership, files)) == left
+
+
 def test_usable_cores_is_a_whole_number_of_at_least_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     missing = tmp_path / "missing"

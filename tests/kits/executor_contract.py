@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +17,8 @@ from autoaccel.trial import Ended, Report, Target, TrialSpec
 EASY, IMPOSSIBLE = Target.at_least(0.01), Target.at_least(0.99)
 """A toy task's accuracy lies between these from its first evaluation on, and never reaches the second."""
 BATCH, EVALUATE_EVERY = 8, 64
-PATIENCE = 240
-"""Half seconds to wait for what has to come; far more than it takes."""
+PATIENCE, PATIENCE_S = 240, 120.0
+"""Half seconds to wait for what has to come, simulated ones too; far more than it takes."""
 
 _numbers = itertools.count(1)
 
@@ -48,11 +49,13 @@ def endless() -> TrialSpec:
 def until(executor: Executor, done: Callable[[list[Event]], Any]) -> list[Event]:
     """Events up to the moment they satisfy `done`; those that came with the last ones included."""
     events: list[Event] = []
-    for _ in range(PATIENCE):
+    n_waits, began_s = 0, time.monotonic()
+    while n_waits < PATIENCE or time.monotonic() - began_s < PATIENCE_S:  # others may report often meanwhile
         events += executor.wait(0.5)
         if done(events):
             return events
-    raise AssertionError(f"waited in vain; so far: {events}")
+        n_waits += 1
+    raise AssertionError(f"waited in vain; the last of {len(events)} events: {events[-3:]}")
 
 
 def ends(events: list[Event], trial: int | None = None) -> list[Ended]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,11 @@ from autoaccel import Task
 HERE = Path(__file__).parent
 EXIT, LOOP, PRINT, CALL_EXIT, RAISE, SEGFAULT = 11, 12, 13, 14, 15, 16
 """Seeds. Others train without a fault."""
+
+
+def copied_to(folder: Path) -> Path:
+    """This file, in a folder that it may write to."""
+    return Path(shutil.copy(__file__, folder / "faulty_task.py"))
 
 
 def leave_a_child() -> None:

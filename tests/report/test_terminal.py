@@ -199,6 +199,7 @@ def test_settings_for_people(value: Any, expected: str) -> None:
     [
         ("preflight", "checking the task"),
         ("hardware", "measuring the hardware"),
+        ("memory_peak", "measuring memory"),
         ("step_cost", "measuring a training step"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_spec_remembers_its_proposal() -> None:
     assert proposal is not None
     for name in ("rate", "goal", "reference_s", "gain", "purpose", "why"):
         assert getattr(again, name) == getattr(proposal, name)
-    assert knowledge.config(again) == replace(config_of(spec), seed=0)
+    assert knowledge.config(done, again.params, again.horizon) == replace(config_of(spec), seed=0)
 
 
 def test_a_trial_that_runs_is_not_proposed_again() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoaccel.budget import parse_budget
+from autoaccel.cost.memory import MARGIN, Line, PeakMemory
 from autoaccel.errors import TrialsFailedError
 from autoaccel.execution.base import Event, Executor
 from autoaccel.execution.simulated import Course, SimulatedExecutor
@@ -49,6 +50,32 @@ def test_trials_that_all_fail_end_a_study_that_costs_nothing(tmp_path: Path, out
 
     with pytest.raises(TrialsFailedError, match="first 12 trials all failed"):
         study(tmp_path, fail, question(parse_budget("1e12FLOPs")))
+
+
+WALL = 100
+"""Samples of the largest micro-batch that fits."""
+
+
+def walled(spec: TrialSpec) -> Course:
+    assert spec.config is not None
+    return Course((), "oom", 0.05) if spec.config.batch.micro > WALL else Problem()(spec)
+
+
+@pytest.mark.parametrize(("is_measured", "most"), [(True, 0), (False, 5)])
+def test_a_study_runs_into_its_memory_no_more_than_it_takes_to_know_it(
+    tmp_path: Path, is_measured: bool, most: int
+) -> None:
+    measured = PeakMemory({("fp32", "none"): Line(0.0, 1.0, 1024)}, limit=(1 + MARGIN) * (WALL + 0.5))
+    baseline = replace(BASELINE, batch=replace(BASELINE.batch, size=64))
+    asked = question(parse_budget("20s"), baseline=baseline)
+    asked = replace(asked, space=asked.space.narrow("batch.size", 150, 1000))
+    asked = replace(asked, cost=replace(asked.cost, memory=measured if is_measured else PeakMemory()))
+    done = study(tmp_path, walled, asked)
+    failed = [r.spec.config.batch.micro for r in done if r.spec.config and r.ended.outcome == "oom"]
+    assert len(failed) <= most and failed == sorted(failed, reverse=True)
+    beyond = [r.spec.config.batch for r in done if r.spec.config and r.ended.outcome != "oom"]
+    assert sum(batch.size > WALL for batch in beyond) > 10, "they are split"
+    assert any(r.hit for r in done)
 
 
 def test_a_few_failures_do_not_end_a_study(tmp_path: Path) -> None:

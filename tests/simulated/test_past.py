@@ -21,7 +21,7 @@ from autoaccel.search.memory import keep, recall
 from autoaccel.search.prepare import Prepared
 from autoaccel.search.question import Question
 from autoaccel.store.ledger import Ledger
-from autoaccel.store.library import Past, n_studies, trainings_of
+from autoaccel.store.library import ANSWER, Past, n_studies, trainings_of
 from autoaccel.store.run import PAST
 from autoaccel.trial import SEARCHING, TrialRecord, TrialSpec
 from tests.simulated.problems import Problem, driver, question, study
@@ -93,7 +93,7 @@ def decisions(done: tuple[TrialRecord, ...]) -> list[Any]:
 
 
 def test_a_resumed_study_decides_as_it_would_have(tmp_path: Path) -> None:
-    asked = question(parse_budget("7s"))
+    asked = replace(question(parse_budget("7s")), use_all_budget=True)  # else it is over after seven trials
     again = started_from(study(folder(tmp_path, "before"), Problem(), question(BUDGET, seed=1)), asked)
     whole = study(folder(tmp_path, "whole"), Problem(), again)
     where = folder(tmp_path, "killed")
@@ -139,7 +139,7 @@ def kept(where: Path, asked: Question, **job: Any) -> str:
     ledger = Ledger(where / "ledger.jsonl")
     try:
         ledger.append("session", 0.0, {"started_at": where.name})
-        return keep(where, ready, ledger)
+        return keep(where, ready, ledger, dict.fromkeys(ANSWER))
     finally:
         ledger.close()
 

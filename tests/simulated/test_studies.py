@@ -58,7 +58,7 @@ def answer(asked: Question, done: tuple[TrialRecord, ...]) -> Evidence | None:
     return confirmed_answer(asked, done, Knowledge(asked).ranked(done))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(text=st.sampled_from(BUDGETS), course=problems(), seed=st.integers(0, 999), n_slots=st.sampled_from([1, 2, 4]))
 def test_a_study_keeps_its_budget(text: str, course: Callable[[TrialSpec], Course], seed: int, n_slots: int) -> None:
     asked = question(parse_budget(text), seed=seed)

@@ -34,7 +34,7 @@ ALIKE = (
 """Choices of which none is the one without a technique, or that cost nothing to try."""
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "minimal"])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in ("minimal", "devices")])
 def test_techniques_are_unlikely_until_something_is_known(name: str) -> None:
     """A random point has a few of them, not half of all."""
     default = to_params(TrainerConfig())

@@ -8,6 +8,7 @@ import resource
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def record(trial: int, purpose: str = "race", flops: float = 1e6) -> TrialRecord
     report = Report(trial, 1.5, 640, 10, flops, 0.91, 0.3)
     ended = Ended(trial, "hit", 1.5, 0.2, 640, 10, flops, 0.91, facts={"test_value": 0.9})
     return TrialRecord(spec(trial, purpose), (report,), ended, 1.9)
+
+
+def kept(*trials: int) -> list[TrialRecord]:
+    """The records of a `filled` ledger, each with the second at which its entry was written."""
+    return [replace(record(trial), ended_at_s=trial + 0.5) for trial in trials]
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def test_a_ledger_reads_back(path: Path, opened: Opener) -> None:
     entries = filled(path)
     again = opened(path)
     assert again.entries == entries == read_ledger(path)[0]
-    assert again.records == records(entries) == [record(1), record(2), record(3)]
+    assert again.records == records(entries) == kept(1, 2, 3)
     assert again.repaired == ""
     again.append("answer", 9.0, {"result": "abc"})
     again.close()
@@ -169,7 +175,7 @@ def test_a_torn_line_loses_the_end_of_a_trial_but_not_that_it_was_started(path: 
     filled(path)
     os.truncate(path, path.stat().st_size - 1)
     ledger = opened(path)
-    assert ledger.records == [record(1), record(2)]
+    assert ledger.records == kept(1, 2)
     assert [r.spec for r in interrupted(ledger.entries)] == [spec(3)]
 
 
@@ -276,7 +282,7 @@ def test_a_trial_without_an_end_is_charged_its_cap(path: Path, opened: Opener) -
     for r in left:
         ledger.end_trial(6.0, r)
     assert interrupted(ledger.entries) == []
-    assert ledger.records == [record(2), *left]
+    assert ledger.records == [replace(record(2), ended_at_s=5.0), *(replace(r, ended_at_s=6.0) for r in left)]
     assert interrupted(read_ledger(path)[0]) == []
 
 

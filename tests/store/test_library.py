@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoaccel.config import keras_recipe, to_params
+from autoaccel.config import keras_recipe, to_params, with_params
 from autoaccel.errors import EnvironmentFaultError
 from autoaccel.fingerprint import task_fingerprint
 from autoaccel.store.ledger import Entry
@@ -18,8 +18,10 @@ from autoaccel.store.library import (
     VERSION,
     Past,
     PastTraining,
+    headers,
     library_folder,
     load_past,
+    merged,
     n_studies,
     save_study,
     study_id,
@@ -89,6 +91,7 @@ def test_only_what_says_something_on_any_machine_is_kept() -> None:
         record(6, outcome="stopped", n=0),
         record(7, "confirm", "missed"),
         TrialRecord(TrialSpec(8, "step_cost"), (), Ended(8, "done")),
+        replace(record(9), spec=TrialSpec(9, "race", with_params(CONFIG, {"horizon.seconds": 3.0}))),
     ]
     found = trainings_of("a", given)
     assert [(t.purpose, t.outcome) for t in found] == [
@@ -97,6 +100,30 @@ def test_only_what_says_something_on_any_machine_is_kept() -> None:
         ("confirm", "missed"),
     ]
     assert found[0].values == (None, None)
+
+
+def test_a_short_study_is_kept_for_its_answer() -> None:
+    assert save_study(TASK, study("a", 1), {}, is_answered=True) is not None
+    assert load_past(TASK).n_studies == 1
+    assert save_study(TASK, Past(), {}, is_answered=True) is None
+
+
+def test_a_training_that_two_pasts_know_counts_once() -> None:
+    one, more = study("a"), study("b", 5)
+    found = merged([one, replace(more, generation=4), replace(one, notes=("torn",))])
+    assert [t.study for t in found.trainings] == ["a"], "records of the kit differ in nothing but their study"
+    assert (found.generation, found.notes) == (4, ("torn",))
+    assert merged([]) == Past()
+
+
+def test_what_is_known_of_studies_without_reading_their_trainings() -> None:
+    save_study(TASK, study("b"), {"task": "mine", "kept_at": "2031"})
+    save_study(TASK, study("a"), {"task": "mine", "kept_at": "2030"})
+    save_study("other", study("c"), {"kept_at": "2029"})
+    (library_folder() / TASK / "torn.jsonl").write_text("{")
+    found, notes = headers()
+    assert [(h["fingerprint"], h["kept_at"]) for h in found] == [("other", "2029"), (TASK, "2030"), (TASK, "2031")]
+    assert len(notes) == 1 and "torn.jsonl was skipped" in notes[0]
 
 
 @pytest.mark.parametrize("name", ["task", "metric", "loss", "n_train", "n_validation", "model_digest", "data_digest"])

@@ -76,6 +76,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
 OTHERWISE = {
     "batch.accumulation": "below",
     "evaluate.every_samples": "below",
+    "evaluate.batch": "test_evaluate.py",
     "horizon.seconds": "test_loop.py",
     "horizon.flops": "test_loop.py",
     "precision.matmul": "test_process.py",
@@ -91,6 +92,10 @@ OTHERWISE = {
     "system.threads": "test_process.py",
     "system.cudnn_benchmark": "test_process.py",
     "system.attention": "test_process.py",
+    **dict.fromkeys(
+        (f"parallel.{name}" for name in ("strategy", "n_processes", "bucket_mb", "offload")),
+        "test_spread.py, ../execution/test_group.py",
+    ),
     **dict.fromkeys(("loader.workers", "loader.prefetch", "loader.pin"), "techniques/test_loader.py"),
     **dict.fromkeys(("optim.kernel", "optim.state"), "test_optimizers.py"),
     "data.echo": "techniques/test_echo.py",

@@ -62,6 +62,23 @@ def test_class_scores(n_classes: int) -> None:
         assert value_of(metric, (outputs, targets)) == pytest.approx(value, rel=1e-5), metric
 
 
+@pytest.mark.parametrize("batch", [1, 7, 256, 10_000])
+def test_the_batch_of_an_evaluation_changes_its_memory_and_nothing_else(batch: int) -> None:
+    sizes: list[int] = []
+
+    class Counting(Echo):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    data = scores(3)
+    task = Task(name="known", model=Counting, train=data, validation=data, metric="loss")
+    loaded = load_data(task, torch.device("cpu"))
+    found = evaluate(task, build(loaded, with_params(TrainerConfig(), {"evaluate.batch": batch})), loaded.validation)
+    assert max(sizes[-2:]) <= min(batch, N) == max(sizes) and sum(sizes) >= N
+    assert found == pytest.approx(value_of("loss", data), rel=1e-5)
+
+
 @pytest.mark.parametrize("column", [False, True], ids=["(N,)", "(N,1)"])
 @pytest.mark.parametrize("kind", [torch.int64, torch.float32, torch.bool, torch.uint8])
 def test_one_logit(column: bool, kind: torch.dtype) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoaccel.errors import UsageError
+from autoaccel.hardware.memory import FreeMemory
 from autoaccel.tasks.base import Task
 from autoaccel.trainer.loop import follow_progress
 from autoaccel.trainer.parts import LoadedTask, Parts, Step
@@ -26,12 +27,15 @@ Loader = Callable[..., LoadedTask]
 class FakeStopwatch:
     """A second passes whenever it is looked at closely."""
 
-    def __init__(self, device: torch.device, already_s: float = 0.0) -> None:
+    def __init__(self, device: torch.device, already_s: float = 0.0, already_cpu_s: float | None = 0.0) -> None:
         self.now = already_s
 
     def elapsed_s(self, *, drained: bool = True) -> float:
         self.now += drained
         return self.now
+
+    def cpu_s(self) -> float | None:
+        return self.now / 2
 
 
 @pytest.fixture
@@ -199,6 +203,18 @@ def test_exhausted_memory_is_an_outcome(run: Runner, load: Loader, error: Except
     assert done.outcome == "oom"
     assert "\n" not in done.message
     assert type(error).__name__ in done.message
+
+
+@pytest.mark.parametrize(("free_mb", "outcome"), [(10, "oom"), (4096, "crashed")])
+def test_what_onednn_could_not_create_is_a_matter_of_memory_where_little_is_left(
+    run: Runner, load: Loader, monkeypatch: pytest.MonkeyPatch, free_mb: int, outcome: str
+) -> None:
+    monkeypatch.setattr(
+        "autoaccel.trainer.run.free_main_memory", lambda: FreeMemory(free_mb * 2**20, "a limit", refuses=True)
+    )
+    monkeypatch.setattr("autoaccel.trainer.run.resident_bytes", lambda: 1000 * 2**20)
+    error = RuntimeError("could not create a primitive")
+    assert run(loaded=load(model=lambda: Failing(failing(error)))).ended.outcome == outcome
 
 
 def test_really_exhausted_memory_is_an_outcome(run: Runner, load: Loader) -> None:

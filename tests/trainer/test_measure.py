@@ -13,6 +13,7 @@ from torch import nn
 
 from autoaccel.budget import Room
 from autoaccel.config import TrainerConfig
+from autoaccel.trainer import measure as measuring
 from autoaccel.trainer.measure import measure_steps
 from autoaccel.trainer.parts import LoadedTask
 from autoaccel.trainer.techniques import optimizers
@@ -35,6 +36,35 @@ def test_every_piece_is_measured(load: Loader) -> None:
     assert found["evaluation"]["fp32"] > 0
 
 
+def test_adding_gradients_to_others_is_told_apart_from_making_them(
+    load: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    class Stopwatch:
+        def __init__(self, _device: torch.device) -> None:
+            self._began_s = now_s
+
+        def elapsed_s(self) -> float:
+            return now_s - self._began_s
+
+    def model() -> nn.Module:
+        net = nn.Linear(6, 3)
+
+        def arrives(parameter: nn.Parameter) -> None:
+            nonlocal now_s
+            now_s += 0.001 if parameter.grad is None else 0.003
+
+        for parameter in net.parameters():
+            parameter.register_hook(lambda _, parameter=parameter: arrives(parameter))
+        return net
+
+    monkeypatch.setattr(measuring, "Stopwatch", Stopwatch)
+    found = measure(load(model=model), dtypes=["fp32"])
+    assert [row["seconds"] for row in found["micro"]] == [pytest.approx(2 * 0.001)] * 2
+    assert found["accumulation"] == pytest.approx(2 * 0.002)
+
+
 def test_a_size_that_does_not_fit_is_said_and_larger_ones_are_left_out(load: Loader) -> None:
     class Large(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +85,7 @@ def test_a_failure_is_not_taken_for_exhausted_memory(load: Loader) -> None:
 
 def test_flops_are_charged_and_never_exceed_their_limit(load: Loader) -> None:
     full = measure(load(), dtypes=["fp32"])
-    assert full["flops"] == 10 * (8 + 16) * 10 + 300
+    assert full["flops"] == 10 * (8 + 16) * 10 + 2 * 9 * 8 * 10 + 300
     assert measure(load(), room=Room(60.0, 500.0), dtypes=["fp32"])["flops"] <= 500
     assert measure(load(), room=Room(60.0, 90.0), dtypes=["fp32"])["micro"] == []
 

@@ -248,9 +248,30 @@ def test_a_step_out_of_memory_says_what_to_change(make_task: MakeTask) -> None:
     def too_large(out: torch.Tensor) -> torch.Tensor:
         return out if len(out) <= 2 else out + torch.empty(2**55)
 
+    own = with_params(TrainerConfig(), {"batch.size": 24})
     with pytest.raises(UsageError, match="a training step ran out of memory") as caught:
-        preflight(make_task(model=returning(too_large)))
+        preflight(make_task(model=returning(too_large), baseline=own))
     assert "larger batch.accumulation" in caught.value.hint
+
+
+def test_the_default_recipe_is_tried_in_smaller_micro_batches_where_it_does_not_fit(make_task: MakeTask) -> None:
+    def too_large(out: torch.Tensor) -> torch.Tensor:
+        return out if len(out) <= 10 else out + torch.empty(2**55)
+
+    facts = preflight(make_task(model=returning(too_large)))[1]
+    baseline, plain = from_dict(facts["baseline"]), keras_recipe(facts["n_train"])
+    assert (baseline.batch.size, baseline.batch.micro, baseline.evaluate.batch) == (plain.batch.size, 6, 6)
+    assert baseline.horizon == plain.horizon
+
+
+def test_evaluations_are_tried_in_smaller_batches_where_they_do_not_fit(make_task: MakeTask) -> None:
+    class Large(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if self.training or len(x) <= 10 else x + torch.empty(2**55)
+
+    own = with_params(TrainerConfig(), {"batch.size": 8})
+    facts = preflight(make_task(model=lambda: Large(X.shape[1], 3), baseline=own))[1]
+    assert from_dict(facts["baseline"]) == with_params(own, {"evaluate.batch": 8})
 
 
 # ---------------------------------------------------------------------------------------------------------- right tasks

@@ -91,6 +91,13 @@ def test_a_training_runs_under_its_own_settings(run: Any, load: Any, fails_after
         torch.set_float32_matmul_precision("highest")
 
 
+def test_a_training_may_be_run_with_other_threads_than_its_configs() -> None:
+    before = torch.get_num_threads()
+    with process_settings(with_params(TrainerConfig(), {"system.threads": before + 1}), before + 2):
+        assert torch.get_num_threads() == before + 2
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("fails_after", [3, 10**6])
 def test_threads_hold_for_one_training(run: Any, load: Any, fails_after: int) -> None:
     before, seen = torch.get_num_threads(), list[int]()

@@ -68,8 +68,23 @@ def new_optimizer(model: nn.Module, config: Optim, device: torch.device) -> torc
         groups = _split_for_muon(model, groups)
     if config.name in ("lamb", "lars"):
         groups[0]["always_adapt"] = True  # else layers would only be scaled where there is weight decay
+    groups, is_split = _parts_apart(groups)
     make = _adamw_int8 if config.state == "int8" else _OPTIMIZERS[config.name]
-    return make([group for group in groups if group["params"]], config, _kernel(config, device))
+    return make([group for group in groups if group["params"]], config, {} if is_split else _kernel(config, device))
+
+
+def _parts_apart(groups: Groups) -> tuple[Groups, bool]:
+    """Groups of parts of tensors that several processes share, and of whole ones: a kernel takes only one kind."""
+    if not torch.distributed.is_initialized():  # else nothing is shared, and importing it takes 0.6 s
+        return groups, False
+    from torch.distributed.tensor import DTensor
+
+    shared = [[p for p in group["params"] if isinstance(p, DTensor)] for group in groups]
+    if not any(shared):
+        return groups, False
+    whole = [[p for p in group["params"] if not isinstance(p, DTensor)] for group in groups]
+    pairs = [(group, params) for kind in (shared, whole) for group, params in zip(groups, kind, strict=True)]
+    return [{**group, "params": params} for group, params in pairs], True
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

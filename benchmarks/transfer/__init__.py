@@ -1,0 +1,1 @@
+"""Re-tunings of finished studies on other hardware, against studies from scratch there."""
