@@ -38,8 +38,8 @@ main(int(driver), address)
 """A process of a group finds the modules that its worker finds."""
 _MONITOR_S, _SHUTDOWN_S = 0.1, 5
 """How often the launcher looks whether all are alive, and how long it waits for those it asks to end."""
-_GRACE_S = 10 * _MONITOR_S
-"""By then it has said who died."""
+_GRACE_S = 5.0
+"""By then it has said who died, however busy the machine is."""
 
 
 def n_processes(spec: TrialSpec) -> int:
@@ -126,7 +126,7 @@ class Group:
                 continue
             ended = Ended(**event["ended"]) if "ended" in event else _lost(trial, last, event["lost"])
             if ended.outcome in ("crashed", "oom", "refused"):  # the others may wait for it for ever
-                cause = self._cause() if rank >= 0 and ended.outcome == "crashed" else ""
+                cause = self._cause(self.n - len(ends) - 1) if rank >= 0 and ended.outcome == "crashed" else ""
                 self.close()
                 if cause:
                     return _lost(trial, last, cause)
@@ -134,14 +134,15 @@ class Group:
             ends[rank] = ended
         return ends[0]
 
-    def _cause(self) -> str:
+    def _cause(self, n_others: int) -> str:
         """Whether a process failed because another died: its broken connection is told before the launcher has seen
-        the dead one. Empty if all are alive."""
+        the dead one. Empty if all are alive; so many have not told their end yet."""
         with contextlib.suppress(queue.Empty):
-            while True:
+            while n_others:
                 _, event = self._events.get(timeout=_GRACE_S)
                 if "lost" in event:
                     return str(event["lost"])
+                n_others -= "ended" in event
         return ""
 
     def close(self) -> None:

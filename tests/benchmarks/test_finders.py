@@ -22,7 +22,7 @@ from benchmarks.finders.workloads import WORKLOADS, datasets
 
 ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc")
-SMALL = {**PROTOCOL, "ours": {"budget_s": 20, "largest": 64}, "check_steps": 4, "check_every": 2}
+SMALL = {**PROTOCOL, "ours": {"budget_s": 200, "largest": 64}, "check_steps": 4, "check_every": 2}
 
 
 # --------------------------------------------------------------------------------------------------- limits and choices

@@ -80,8 +80,8 @@ class TestLocal(ExecutorContract):
         assert len(new) == 2
         assert {os.getpgid(p.pid) for p in new} == {p.pid for p in new}  # each leads a group of its own
         executor.close()
-        assert workers() == before
-        assert all(gone(p.pid) for p in new)
+        assert eventually(lambda: workers() == before)
+        assert eventually(lambda: all(gone(p.pid) for p in new))
 
     def test_no_process_at_all_is_left_behind(self, make: Callable[..., Executor]) -> None:
         before = set(psutil.Process().children(recursive=True))
@@ -89,7 +89,7 @@ class TestLocal(ExecutorContract):
         run(executor, training(EASY))
         executor.start(endless())
         executor.close()
-        assert set(psutil.Process().children(recursive=True)) <= before
+        assert eventually(lambda: set(psutil.Process().children(recursive=True)) <= before)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_stopped_worker_is_killed(shared: LocalExecutor) -> None:
     process.suspend()
     shared.kill(spec.trial)
     assert ends(until(shared, ends))[0].outcome == "timeout"
-    assert gone(process.pid)
+    assert eventually(lambda: gone(process.pid))
 
 
 @pytest.mark.parametrize(

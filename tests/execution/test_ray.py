@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,6 +76,7 @@ class TestRay(ExecutorContract):
         executor.start(spec)
         first_report(executor)
         before = trainers()
+        assert eventually(lambda: len(actors()) == 1), "those of tests before may still be ending"
         (actor,) = actors()
         actor.kill()
         events = until(executor, ends)
@@ -88,6 +90,7 @@ class TestRay(ExecutorContract):
         spec = endless()
         executor.start(spec)
         first_report(executor)
+        assert eventually(lambda: len(trainers()) == 1)
         (process,) = trainers()
         process.send_signal(signal.SIGKILL)
         (ended,) = ends(until(executor, ends))
@@ -106,21 +109,28 @@ class TestRay(ExecutorContract):
 
 def trainers() -> set[psutil.Process]:
     """The training processes of all executors of this process."""
-    return {p for p in alive() if "autoaccel.execution.worker" in " ".join(p.cmdline())}
+    return {process for process, command in alive() if "autoaccel.execution.worker" in command}
 
 
 def actors() -> set[psutil.Process]:
     """Ray's processes that hold our actors."""
-    return {p for p in alive() if " ".join(p.cmdline()).startswith("ray::Host")}
+    return {process for process, command in alive() if command.startswith("ray::Host")}
 
 
-def alive() -> Iterator[psutil.Process]:
+def named(process: psutil.Process) -> str:
+    """Its name, if it is still there."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
+def alive() -> Iterator[tuple[psutil.Process, str]]:
+    """Every process below this one, with its command line."""
     for process in psutil.Process().children(recursive=True):
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.cmdline():
-                yield process
-        except psutil.NoSuchProcess:
-            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            if command and process.status() != psutil.STATUS_ZOMBIE:
+                yield process, command
 
 
 def test_no_room_on_ray_is_told_at_once(make: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +157,7 @@ def driven(folder: Path, script: str, **environment: str) -> str:
 # ------------------------------------------------------------------------------------------- a private Ray of its own
 
 PRIVATE = """
-import json, os, signal, sys
+import contextlib, json, os, signal, sys
 import psutil
 from autoaccel.execution.local import TaskSource
 from autoaccel.execution.ray import RayExecutor
@@ -157,7 +167,10 @@ before = signal.getsignal(signal.SIGTERM)
 executor = RayExecutor(TaskSource("faulty_task.py:toy"), n_slots=1)
 while_open = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")}
 processes = psutil.Process().children(recursive=True)
-addresses = {c.laddr.ip for p in [psutil.Process(), *processes] for c in p.net_connections() if c.status == "LISTEN"}
+addresses = set()
+for process in [psutil.Process(), *processes]:
+    with contextlib.suppress(psutil.NoSuchProcess):  # what Ray needs for a moment only
+        addresses |= {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
 outcome = run(executor, training(EASY))[1].outcome
 executor.close()
 gone, alive = psutil.wait_procs(processes, timeout=60)
@@ -215,10 +228,11 @@ def test_a_private_ray_is_gone_when_its_driver_was_killed(tmp_path: Path) -> Non
     driver = subprocess.Popen([sys.executable, "-c", WAITING], cwd=tmp_path, env=env, stdin=pipe, stdout=pipe)
     with driver:
         assert driver.stdout is not None
-        processes = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
-        assert any("Agent" in p.name() for p in processes)
+        pids = map(int, driver.stdout.readline().split())
+        processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        assert any("Agent" in name for name in map(named, processes))
         driver.kill()
-    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert psutil.wait_procs(processes, timeout=45)[1] == []
 
 
 # -------------------------------------------------------------------------------------------------------- two machines

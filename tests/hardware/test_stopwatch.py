@@ -87,7 +87,9 @@ def test_no_time_no_share() -> None:
 
 def test_counters_only_rise() -> None:
     first = counters()
-    sum(range(10**6))
+    while counters().own_s < first.own_s + 0.05:
+        sum(range(10**5))
     then = counters()
-    assert then.total_s >= first.total_s > 0 and then.busy_s >= first.busy_s and then.own_s >= first.own_s
+    ticks_s = 0.02  # Linux may take back what it counted as waiting
+    assert then.total_s >= first.total_s - ticks_s > 0 and then.busy_s >= first.busy_s - ticks_s
     assert then.busy_s <= then.total_s

@@ -14,7 +14,7 @@ Found = TypeVar("Found")
 
 def eventually(look: Callable[[], Found]) -> Found:
     """What is found once it is there, with all the patience one can have; what is last found if it never is."""
-    for _ in range(600):
+    for _ in range(2400):
         with suppress(psutil.NoSuchProcess):  # one that ends while it is looked at
             if found := look():
                 return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,7 +84,8 @@ def test_a_failure_is_not_taken_for_exhausted_memory(load: Loader) -> None:
         measure(load(model=lambda: Broken(6, 3)))
 
 
-def test_flops_are_charged_and_never_exceed_their_limit(load: Loader) -> None:
+def test_flops_are_charged_and_never_exceed_their_limit(load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "Stopwatch", lambda _: SimpleNamespace(elapsed_s=lambda: 0.001))
     full = measure(load(), dtypes=["fp32"])
     assert full["flops"] == 10 * (8 + 16) * 10 + 2 * 9 * 8 * 10 + 300
     assert measure(load(), room=Room(60.0, 500.0), dtypes=["fp32"])["flops"] <= 500

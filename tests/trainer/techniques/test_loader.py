@@ -156,7 +156,7 @@ def test_workers_are_ahead_of_the_training(tmp_path: Path) -> None:
     """One batch is asked for; with four batches ahead the worker goes on reading until it has those."""
     fetch = Fetch(Ahead(streamed(tmp_path), Loader(workers=1, prefetch=4), seed=1), lambda at: steps(at, n_pieces=1))
     fetch(torch.arange(6), 0)
-    for _ in range(200):
+    for _ in range(1500):
         read = len((tmp_path / "notes").read_text().splitlines())
         if read >= 5 * 6:
             break
