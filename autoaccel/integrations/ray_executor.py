@@ -20,7 +20,8 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from autoaccel.config import to_params
@@ -67,7 +68,7 @@ class Training(tune.Trainable):
         if isinstance(event, Report):
             return event.to_json()
         self._trial = None
-        return {_ENDED: json.dumps(event.to_json()), "value": event.value, "outcome": event.outcome, "done": True}
+        return {_ENDED: json.dumps(event.to_json()), "value": event.value, "outcome": event.outcome}
 
     def halt(self, trial: int) -> None:
         """Have a trial end after its current step; Tune calls `step` for its end."""
@@ -86,11 +87,14 @@ class Training(tune.Trainable):
 class Counter(Searcher):
     """Where the study and Tune meet: specs go out when Tune asks, results come in as events.
 
-    Tune calls it in its thread, the executor in the study's.
+    Tune calls it in its thread, the executor in the study's. A trial that has ended for the study is one that runs for
+    Tune until the next one waits for its actor: Tune keeps a single actor without a trial and lets the others go, and a
+    new one takes seconds to start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_slots: int = 1) -> None:
         super().__init__()
+        self._n_slots = n_slots
         self._specs: queue.SimpleQueue[TrialSpec] = queue.SimpleQueue()
         self.events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._running: dict[str, TrialSpec] = {}
@@ -99,6 +103,7 @@ class Counter(Searcher):
         self._to_stop: set[int] = set()
         self._halted: set[int] = set()
         self._killed: set[int] = set()
+        self.at_rest: set[str] = set()
         self.is_closed = False
 
     def start(self, spec: TrialSpec) -> None:
@@ -119,23 +124,25 @@ class Counter(Searcher):
     def suggest(self, trial_id: str) -> Any:
         while not self.is_closed:
             with suppress(queue.Empty):
-                spec = self._specs.get(timeout=0.0 if self._running else _PATIENCE_S)
+                spec = self._specs.get(timeout=_PATIENCE_S if len(self._running) < self._n_slots else 0.0)
                 assert spec.config is not None or spec.probe is not None
                 if spec.trial in self._killed:
                     continue
                 self._running[trial_id] = spec
                 params = to_params(spec.config) if spec.config is not None else {}
                 return {_SPEC: json.dumps(spec.to_json()), "purpose": spec.purpose, "trial": spec.trial, **params}
-            if self._running:
+            if self._running or self.at_rest:
                 return None  # Tune has other things to do; without any it would sleep for a second
         return Searcher.FINISHED
 
     def decide(self, trial: Any, result: dict[str, Any]) -> str:
+        if _ENDED in result:
+            return TrialScheduler.NOOP
         spec = self._running.get(trial.trial_id)
         if spec is not None and spec.trial in self._to_stop - self._halted and trial.temporary_state.ray_actor:
             self._halted.add(spec.trial)
             trial.temporary_state.ray_actor.halt.remote(spec.trial)
-        return FIFOScheduler.CONTINUE
+        return TrialScheduler.CONTINUE
 
     def is_over(self) -> bool:
         return self.is_closed
@@ -146,23 +153,31 @@ class Counter(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         with self._lock:
             spec = self._running.get(trial_id)
-            if spec is not None and spec.trial not in self._killed:
+            if spec is None:
+                return
+            if _ENDED in result:
+                self.at_rest.add(trial_id)
+                self._end(trial_id, Ended(**json.loads(result[_ENDED])))
+            elif spec.trial not in self._killed:
                 report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
                 self._last[trial_id] = report
                 self.events.put(report)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self._lock:
-            spec, last = self._running.pop(trial_id, None), self._last.pop(trial_id, None)
-            if spec is None or spec.trial in self._killed or self.is_closed:
-                return
-            if result and _ENDED in result and not error:
-                ended = Ended(**json.loads(result[_ENDED]))
-                by_somebody = ended.outcome == "crashed" and ended.facts.get("signal") == signal.SIGKILL
-                ended = ended if not by_somebody else ended_after(last, spec.trial, LOST, ended.message, ended.facts)
-            else:
-                ended = ended_after(last, spec.trial, LOST, "its worker or machine went away", {})
-            self.events.put(ended)
+            self.at_rest.discard(trial_id)
+            spec, last = self._running.get(trial_id), self._last.get(trial_id)
+            if spec is not None:
+                self._end(trial_id, ended_after(last, spec.trial, LOST, "its worker or machine went away", {}))
+
+    def _end(self, trial_id: str, ended: Ended) -> None:
+        """Tell the study, unless it has done with the trial."""
+        spec, last = self._running.pop(trial_id), self._last.pop(trial_id, None)
+        if spec.trial in self._killed or self.is_closed:
+            return
+        if ended.outcome == "crashed" and ended.facts.get("signal") == signal.SIGKILL:  # by somebody
+            ended = ended_after(last, spec.trial, LOST, ended.message, ended.facts)
+        self.events.put(ended)
 
     def save(self, checkpoint_path: str) -> None:
         """The ledger is the only state."""
@@ -172,6 +187,21 @@ class Counter(Searcher):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Counter, ()  # Tune pickles the Tuner it is given; that copy is never used
+
+
+class Handover(TimeToTargetScheduler):
+    """Has trials that wait take over the actors of those that have ended, one at every turn of Tune's loop."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__(counter, grace_s=0.0)
+        self._counter = counter
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        live = list(tune_controller.get_live_trials())
+        at_rest = [trial for trial in live if trial.trial_id in self._counter.at_rest]
+        if at_rest and any(trial.status == Trial.PENDING for trial in live):
+            tune_controller.stop_trial(at_rest[0])  # its actor is kept, as the only one without a trial
+        return super().choose_trial_to_run(tune_controller)
 
 
 class RayTuneExecutor(Executor):
@@ -200,8 +230,7 @@ class RayTuneExecutor(Executor):
         self.n_slots, self.closing_s = n_slots, _CLOSING_S
         self._connection = connection
         self._running: set[int] = set()
-        self._counter = Counter()
-        self._scheduler = TimeToTargetScheduler(self._counter, grace_s=0.0)
+        self._counter = Counter(n_slots)
         try:
             resources = share_of_devices(n_devices, n_slots, cluster)
             check_room(resources, n_slots)
@@ -267,8 +296,9 @@ class RayTuneExecutor(Executor):
                     trainable,
                     tune_config=tune.TuneConfig(
                         search_alg=self._counter,
-                        scheduler=self._scheduler,
+                        scheduler=Handover(self._counter),
                         num_samples=-1,
+                        max_concurrent_trials=2 * self.n_slots,  # so many that run, and as many at rest
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: f"{trial.config['trial']:04d}-{trial.trial_id}",
                     ),

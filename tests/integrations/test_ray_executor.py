@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,32 @@ class TestRayTune(ExecutorContract):
         (ended,) = ends(events)
         assert ended.outcome == "lost" and ended.samples > 0
         assert run(executor, training(EASY))[1].outcome == "hit"
+
+
+def test_trials_at_once_keep_their_actors(make: Callable[..., Executor]) -> None:
+    """Tune by itself keeps one without a trial: the other slot would wait for a new actor again and again."""
+    executor, seen = make(n_slots=2), []
+    for _ in range(4):
+        specs = [endless(), endless()]
+        for spec in specs:
+            executor.start(spec)
+        until(executor, lambda events: len({e.trial for e in events if isinstance(e, Report)}) == 2)
+        seen.append(trainers())
+        for spec in specs:
+            executor.stop(spec.trial)
+        until(executor, lambda events: len(ends(events)) == 2)
+    executor.close()
+    assert len(seen[0]) == 2 and seen == [seen[0]] * 4
+
+
+def trainers() -> set[int]:
+    """The processes that train."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "autoaccel.execution.worker" in " ".join(process.cmdline()):
+                found.add(process.pid)
+    return found
 
 
 def actors() -> list[psutil.Process]:
