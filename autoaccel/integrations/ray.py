@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import optuna
 import ray
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -39,13 +40,16 @@ class Decides(Protocol):
     """What the scheduler asks: a searcher that knows what to do with trials that run."""
 
     def decide(self, trial: Any, result: dict[str, Any]) -> str:
-        """FIFOScheduler.CONTINUE or .STOP, after a result of one of Tune's trials."""
+        """TrialScheduler.CONTINUE, .STOP or .NOOP, after a result of one of Tune's trials."""
 
     def is_over(self) -> bool:
         """Whether nothing may run any longer."""
 
     def condemned(self) -> frozenset[str]:
         """Trials to be killed, by Tune's id."""
+
+    def at_rest(self) -> frozenset[str]:
+        """Trials that have no more steps, kept until another one can take over their actor; by Tune's id."""
 
 
 class _Elapsed:
@@ -187,6 +191,9 @@ class TimeToTargetSearch(Searcher):
     def condemned(self) -> frozenset[str]:
         return frozenset()
 
+    def at_rest(self) -> frozenset[str]:
+        return frozenset()
+
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
@@ -251,6 +258,9 @@ class TimeToTargetScheduler(FIFOScheduler):
         live = list(tune_controller.get_live_trials())
         actors = {t.trial_id: t.temporary_state.ray_actor for t in live if t.temporary_state.ray_actor}
         _kill([actors[trial_id] for trial_id in self._search.condemned() if trial_id in actors])
+        at_rest = [trial for trial in live if trial.trial_id in self._search.at_rest()]
+        if at_rest and any(trial.status == Trial.PENDING for trial in live):
+            tune_controller.stop_trial(at_rest[0])  # Tune keeps one actor without a trial: one at a turn
         if self._search.is_over():
             for trial in live:
                 tune_controller.stop_trial(trial)

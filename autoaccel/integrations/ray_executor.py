@@ -20,7 +20,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -103,7 +102,7 @@ class Counter(Searcher):
         self._to_stop: set[int] = set()
         self._halted: set[int] = set()
         self._killed: set[int] = set()
-        self.at_rest: set[str] = set()
+        self._at_rest: set[str] = set()
         self.is_closed = False
 
     def start(self, spec: TrialSpec) -> None:
@@ -131,7 +130,7 @@ class Counter(Searcher):
                 self._running[trial_id] = spec
                 params = to_params(spec.config) if spec.config is not None else {}
                 return {_SPEC: json.dumps(spec.to_json()), "purpose": spec.purpose, "trial": spec.trial, **params}
-            if self._running or self.at_rest:
+            if self._running or self._at_rest:
                 return None  # Tune has other things to do; without any it would sleep for a second
         return Searcher.FINISHED
 
@@ -150,13 +149,17 @@ class Counter(Searcher):
     def condemned(self) -> frozenset[str]:
         return frozenset(i for i, spec in list(self._running.items()) if spec.trial in self._killed)
 
+    def at_rest(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._at_rest)
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         with self._lock:
             spec = self._running.get(trial_id)
             if spec is None:
                 return
             if _ENDED in result:
-                self.at_rest.add(trial_id)
+                self._at_rest.add(trial_id)
                 self._end(trial_id, Ended(**json.loads(result[_ENDED])))
             elif spec.trial not in self._killed:
                 report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
@@ -165,7 +168,7 @@ class Counter(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self._lock:
-            self.at_rest.discard(trial_id)
+            self._at_rest.discard(trial_id)
             spec, last = self._running.get(trial_id), self._last.get(trial_id)
             if spec is not None:
                 self._end(trial_id, ended_after(last, spec.trial, LOST, "its worker or machine went away", {}))
@@ -187,21 +190,6 @@ class Counter(Searcher):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Counter, ()  # Tune pickles the Tuner it is given; that copy is never used
-
-
-class Handover(TimeToTargetScheduler):
-    """Has trials that wait take over the actors of those that have ended, one at every turn of Tune's loop."""
-
-    def __init__(self, counter: Counter) -> None:
-        super().__init__(counter, grace_s=0.0)
-        self._counter = counter
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        live = list(tune_controller.get_live_trials())
-        at_rest = [trial for trial in live if trial.trial_id in self._counter.at_rest]
-        if at_rest and any(trial.status == Trial.PENDING for trial in live):
-            tune_controller.stop_trial(at_rest[0])  # its actor is kept, as the only one without a trial
-        return super().choose_trial_to_run(tune_controller)
 
 
 class RayTuneExecutor(Executor):
@@ -296,7 +284,7 @@ class RayTuneExecutor(Executor):
                     trainable,
                     tune_config=tune.TuneConfig(
                         search_alg=self._counter,
-                        scheduler=Handover(self._counter),
+                        scheduler=TimeToTargetScheduler(self._counter, grace_s=0.0),
                         num_samples=-1,
                         max_concurrent_trials=2 * self.n_slots,  # so many that run, and as many at rest
                         reuse_actors=True,
