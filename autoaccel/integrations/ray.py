@@ -258,7 +258,8 @@ class TimeToTargetScheduler(FIFOScheduler):
         live = list(tune_controller.get_live_trials())
         actors = {t.trial_id: t.temporary_state.ray_actor for t in live if t.temporary_state.ray_actor}
         _kill([actors[trial_id] for trial_id in self._search.condemned() if trial_id in actors])
-        at_rest = [trial for trial in live if trial.trial_id in self._search.at_rest()]
+        resting_ids = self._search.at_rest()
+        at_rest = [trial for trial in live if trial.trial_id in resting_ids]
         if at_rest and any(trial.status == Trial.PENDING for trial in live):
             tune_controller.stop_trial(at_rest[0])  # Tune keeps one actor without a trial: one at a turn
         if self._search.is_over():

@@ -33,6 +33,7 @@ from tests.kits.executor_contract import (
 )
 from tests.kits.faulty_task import PRINT, RAISE, copied_to
 from tests.kits.patience import eventually
+from tests.kits.processes import alive, trainers
 
 pytest.importorskip("ray", reason="needs ray")
 
@@ -107,11 +108,6 @@ class TestRay(ExecutorContract):
         assert eventually(lambda: not (actors() | trainers()) - before)
 
 
-def trainers() -> set[psutil.Process]:
-    """The training processes of all executors of this process."""
-    return {process for process, command in alive() if "autoaccel.execution.worker" in command}
-
-
 def actors() -> set[psutil.Process]:
     """Ray's processes that hold our actors."""
     return {process for process, command in alive() if command.startswith("ray::Host")}
@@ -122,15 +118,6 @@ def named(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.name()
     return ""
-
-
-def alive() -> Iterator[tuple[psutil.Process, str]]:
-    """Every process below this one, with its command line."""
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            command = " ".join(process.cmdline())
-            if command and process.status() != psutil.STATUS_ZOMBIE:
-                yield process, command
 
 
 def test_no_room_on_ray_is_told_at_once(make: Callable[..., Executor], monkeypatch: pytest.MonkeyPatch) -> None:

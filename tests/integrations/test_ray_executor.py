@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from autoaccel.trial import Report
 from tests.kits.executor_contract import EASY, ExecutorContract, endless, ends, first_report, run, training, until
 from tests.kits.faulty_task import RAISE, copied_to
 from tests.kits.patience import eventually
+from tests.kits.processes import alive, trainers
 
 SMALL = RayCluster(resources={"CPU": 0.25})
 
@@ -80,21 +80,9 @@ def test_trials_at_once_keep_their_actors(make: Callable[..., Executor]) -> None
     assert len(seen[0]) == 2 and seen == [seen[0]] * 4
 
 
-def trainers() -> set[int]:
-    """The processes that train."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "autoaccel.execution.worker" in " ".join(process.cmdline()):
-                found.add(process.pid)
-    return found
-
-
 def actors() -> list[psutil.Process]:
     """Ray's processes that hold a trial."""
-    found = psutil.Process().children(recursive=True)
-    names = [(p, " ".join(p.cmdline())) for p in found if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p, name in names if name.startswith("ray::") and "Training" in name]
+    return [process for process, command in alive() if command.startswith("ray::") and "Training" in command]
 
 
 def test_tunes_own_tooling_reads_the_trials(make: Callable[..., Executor], folder: Path) -> None:
