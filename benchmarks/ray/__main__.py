@@ -19,27 +19,30 @@ from benchmarks.estimates import ert_s
 from benchmarks.options import parser, parts_folder
 from benchmarks.parts import once
 from benchmarks.ray.faults import FAULTS
-from benchmarks.ray.figures import figures
+from benchmarks.ray.figures import figures, of_longer
 from benchmarks.ray.judge import judging
 from benchmarks.ray.study import Document, Order, study
 
 HERE = Path(__file__).parent
 PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
 EXECUTORS = tuple(PROTOCOL["executors"])
+LONGER = "longer"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    plan = {**PROTOCOL, **PROTOCOL["quick"]} if options.quick else {**PROTOCOL, "sizes": PROTOCOL["slots"]["sizes"]}
+    plan = {**PROTOCOL, "sizes": PROTOCOL["slots"]["sizes"], **(PROTOCOL["quick"] if options.quick else {})}
     folder = parts_folder(HERE, quick=options.quick, fresh=options.fresh)
-    parts = {"slots": run_slots, "studies": run_studies, "faults": run_faults}
+    parts = {"slots": run_slots, "studies": run_studies, LONGER: run_longer, "faults": run_faults}
     wanted = options.only or (["slots", "studies"] if options.quick else list(parts))
     for name in wanted if not options.summary_only else ():
         parts[name](folder, plan)
-    rows, faults, slots = read(folder, plan)
+    rows, longer = studies(folder, plan), studies(folder / LONGER, {**plan, **PROTOCOL[LONGER]})
+    faults, slots = faults_and_slots(folder)
     body = {
-        "figures": figures(rows, EXECUTORS, faults, slots),
+        "figures": {**figures(rows, EXECUTORS, faults, slots), **of_longer(longer, PROTOCOL[LONGER]["executors"])},
         "rows": rows,
+        "longer": longer,
         "faults": faults,
         "slots": slots,
         "protocol": PROTOCOL,
@@ -52,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_studies(folder: Path, plan: Document) -> None:
     """Every study once, then the judging of its answer; what is there is kept."""
+    executors = tuple(plan["executors"])
     for seed in range(plan["seeds"]):
-        shift = seed % len(EXECUTORS)
-        for executor in (*EXECUTORS[shift:], *EXECUTORS[:shift]):
+        shift = seed % len(executors)
+        for executor in (*executors[shift:], *executors[:shift]):
             order = Order(executor, seed, plan["budget_s"], plan["devices"])
             once(folder / f"study-{executor}-{seed}.json", key(order), partial(in_a_folder, study, order))
     n = plan.get("judging_seeds", plan["judging"]["seeds"])
@@ -67,6 +71,11 @@ def run_studies(folder: Path, plan: Document) -> None:
             judged = folder / file.name.replace("study", "judged")
             once(judged, told, lambda a=answer: judge.judge(from_dict(a), seeds) if a else {"times_s": [], "hits": []})
             print(f"{judged.name}: {cost(json.loads(judged.read_text()), full):.2f} s", file=sys.stderr)
+
+
+def run_longer(folder: Path, plan: Document) -> None:
+    """The same with another budget, in a folder of its own."""
+    run_studies(folder / LONGER, {**plan, **PROTOCOL[LONGER]})
 
 
 def run_faults(folder: Path, plan: Document) -> None:
@@ -106,10 +115,10 @@ def cost(judged: Document, full: Document) -> float:
     return ert_s(judged["times_s"], judged["hits"], PROTOCOL["judging"]["penalty_trainings"] * full["full_s"])
 
 
-def read(folder: Path, plan: Document) -> tuple[list[Document], dict[str, Document], list[Document]]:
-    """Judged studies, faults and slots that are there."""
+def studies(folder: Path, plan: Document) -> list[Document]:
+    """Judged studies that are there."""
     rows = []
-    for executor in EXECUTORS:
+    for executor in plan["executors"]:
         for seed in range(plan["seeds"]):
             files = [folder / f"{kind}-{executor}-{seed}.json" for kind in ("study", "judged")]
             if all(file.exists() for file in files):
@@ -118,9 +127,14 @@ def read(folder: Path, plan: Document) -> tuple[list[Document], dict[str, Docume
                 told = {name: ran[name] for name in ran if name not in ("key", "answer")}
                 fresh = {"fresh_hits": sum(judged["hits"]), "fresh_attempts": len(judged["hits"])}
                 rows.append({"executor": executor, "seed": seed, **told, **fresh, "ert_s": cost(judged, full)})
+    return rows
+
+
+def faults_and_slots(folder: Path) -> tuple[dict[str, Document], list[Document]]:
+    """Faults by name, and slots, that are there."""
     faults = {name: folder / f"fault-{name}.json" for name in FAULTS}
     slots = [json.loads(file.read_text()) for file in sorted(folder.glob("slots-*.json"))]
-    return rows, {name: json.loads(file.read_text()) for name, file in faults.items() if file.exists()}, slots
+    return {name: json.loads(file.read_text()) for name, file in faults.items() if file.exists()}, slots
 
 
 def table_of(slots: Sequence[Document]) -> list[str]:
@@ -134,7 +148,7 @@ def table_of(slots: Sequence[Document]) -> list[str]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = parser("ray", __doc__, quick="one seed with a shorter budget, 1 and 64 slots")
-    command.add_argument("--only", nargs="+", choices=("slots", "studies", "faults"), help="parts to run")
+    command.add_argument("--only", nargs="+", choices=("slots", "studies", LONGER, "faults"), help="parts to run")
     return command.parse_args(arguments)
 
 

@@ -23,22 +23,34 @@ def figures(
         faults: by name, see `faults`.
         slots: see `slots`.
     """
-    known = {(row["executor"], row["seed"]): row for row in rows}
-    local, *others = executors
     found: dict[str, Any] = {"quality_ratio": None, "quality_ratio_interval": None, "overshoot_s": None}
-    for name in others:
-        seeds = [seed for executor, seed in known if executor == name and (local, seed) in known]
-        logs = np.log([known[name, seed]["ert_s"] / known[local, seed]["ert_s"] for seed in seeds])
-        value, word = geometric_mean(logs), f"quality_ratio_{name.replace('-', '_')}"
-        found |= {word: value, f"{word}_interval": geometric_interval(logs)}
+    for name in executors[1:]:
+        word = f"quality_ratio_{name.replace('-', '_')}"
+        value, interval = quality(rows, name, executors[0])
+        found |= {word: value, f"{word}_interval": interval}
         if value is not None and value > (found["quality_ratio"] or 0.0):
-            found |= {"quality_ratio": value, "quality_ratio_interval": found[f"{word}_interval"]}
+            found |= {"quality_ratio": value, "quality_ratio_interval": interval}
     for name in executors:
         late = [row["overshoot_s"] for row in rows if row["executor"] == name]
         found[f"overshoot_s_{name.replace('-', '_')}"] = max(late) if late else None
     found["overshoot_s"] = max((row["overshoot_s"] for row in rows), default=None)
     found["n_seeds"] = len({row["seed"] for row in rows})
     return {**found, **of_faults(faults), **of_slots(slots)}
+
+
+def quality(rows: Sequence[Row], name: str, local: str) -> tuple[float | None, list[float] | None]:
+    """ERT of one executor's answers over that of another's for the same seeds, and its interval."""
+    known = {(row["executor"], row["seed"]): row["ert_s"] for row in rows}
+    seeds = [seed for executor, seed in known if executor == name and (local, seed) in known]
+    logs = np.log([known[name, seed] / known[local, seed] for seed in seeds])
+    return geometric_mean(logs), geometric_interval(logs)
+
+
+def of_longer(rows: Sequence[Row], executors: Sequence[str]) -> dict[str, Any]:
+    """The same of studies with a longer budget; the first of two executors is what the other is compared with."""
+    value, interval = quality(rows, executors[1], executors[0])
+    late = max((row["overshoot_s"] for row in rows), default=None)
+    return {"quality_ratio_longer": value, "quality_ratio_longer_interval": interval, "overshoot_s_longer": late}
 
 
 def of_faults(faults: Mapping[str, Row]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from autoaccel.config import TrainerConfig, with_params
 from autoaccel.trial import Ended, Target, TrialRecord, TrialSpec
 from benchmarks.parts import once
 from benchmarks.ray import __main__ as bench
-from benchmarks.ray.figures import figures
+from benchmarks.ray.figures import figures, of_longer
 from benchmarks.ray.judge import waited_s
 from benchmarks.ray.slots import simulated
 from benchmarks.ray.study import Order, never_again
@@ -42,6 +42,13 @@ def test_the_ratio_is_paired_and_the_worse_executor_counts() -> None:
     low, high = found["quality_ratio_interval"]
     assert 1.1 < low < found["quality_ratio"] < high < 1.2
     assert (found["overshoot_s"], found["overshoot_s_local"], found["n_seeds"]) == (1.5, 0.5, 10)
+
+
+def test_a_longer_budget_is_compared_on_its_own() -> None:
+    rows = [row(name, s, ert * (s + 1), 0.1 * s) for name, ert in (("local", 2.0), ("ray-tune", 3.0)) for s in range(5)]
+    found = of_longer(rows, ("local", "ray-tune"))
+    assert found["quality_ratio_longer"] == pytest.approx(1.5) and found["overshoot_s_longer"] == pytest.approx(0.4)
+    assert set(of_longer([], ("local", "ray-tune")).values()) == {None}
 
 
 def test_faults_are_counted() -> None:
@@ -116,6 +123,7 @@ def test_what_was_run_is_read_and_not_run_again(tmp_path: Path, monkeypatch: pyt
     assert len(calls) == 2
     (tmp_path / "judged-local-0.json").write_text(json.dumps({"times_s": [1.0, 1.0], "hits": [True, False]}))
     (tmp_path / "full.json").write_text(json.dumps({"full_s": 3.0}))
-    rows, faults, slots = bench.read(tmp_path, {"seeds": 2})
+    rows = bench.studies(tmp_path, {"seeds": 2, "executors": EXECUTORS})
+    faults, slots = bench.faults_and_slots(tmp_path)
     assert [(r["executor"], r["seed"], r["ert_s"], r["fresh_hits"]) for r in rows] == [("local", 0, 2.0, 1)]
     assert (faults, slots, bench.table_of(slots)) == ({}, [], ["not measured"])

@@ -56,12 +56,16 @@ def test_the_predicted_seconds_of_a_sample_are_of_steps_alone(ready: Callable[..
 
 def test_digits_are_predicted_measured_and_not_measured_twice(ready: Callable[..., Any]) -> None:
     loaded, _ = preflight(digits())
-    small = {"configs": {"n": 2, "seed": 0, "largest_step_s": 1.0}, "measured": {"points": 2, "enough_s": 0.0}}
+    small = {
+        "configs": {"n": 2, "seed": 0, "largest_step_s": 1.0},
+        "measured": {"points": 2, "enough_s": 0.0, "reference_s": 0.0},
+    }
     known: dict[str, Any] = {}
     rows = [*compared(ready(), loaded, small, known)]
     assert len(rows) == len(known) == 2
     for row in rows:
         assert row["error"] == pytest.approx(row["predicted_s"] / row["sample_s"] - 1) and row["sample_s"] > 0
+        assert row["one_thread_s"] > 0 and row["reference_s"] > 0
     assert [*compared(ready(), loaded, small, known)] == rows
 
 
@@ -81,7 +85,10 @@ def test_the_sweep_has_every_combination_that_the_machine_can_have(ready: Callab
 
 
 def task(errors: list[float], regret: float, share: float) -> dict[str, Any]:
-    rows = [{"error": error, "stated_error": 0.1, "sample_s": 1e-3} for error in errors]
+    rows = [
+        {"error": e, "error_of_ratio": e / 2, "error_one_thread": e / 4, "stated_error": 0.1, "sample_s": 1e-3}
+        for e in errors
+    ]
     swept = {"regret": regret, "gain_over_plain": 1.5, "combinations": 10}
     return {"task": "made up", "configs": rows, "sweep": swept, "probing_share": share}
 
@@ -91,6 +98,9 @@ def test_the_figures_by_hand() -> None:
     found = figures(tasks)
     assert found["median_abs_error"] == pytest.approx(0.07) and found["p90_abs_error"] == pytest.approx(0.3)
     assert found["median_abs_error_of_the_worst_task"] == pytest.approx(0.1)
+    assert found["median_abs_error_of_ratio"] == pytest.approx(0.035) and found[
+        "p90_abs_error_one_thread"
+    ] == pytest.approx(0.075)
     assert found["interval_coverage"] == pytest.approx(5 / 6)
     assert (found["regret_vs_sweep_max"], found["regret_vs_sweep_median"]) == (0.10, pytest.approx(0.06))
     assert found["probing_share"] == 0.08 and found["configs"] == 6
