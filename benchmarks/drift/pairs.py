@@ -19,6 +19,7 @@ from autoaccel.hardware.profile import facts
 from benchmarks.drift.figures import DISTURBED, QUIET, SWAMPED
 from benchmarks.estimates import ert_s
 from benchmarks.parts import Document, once, run_module
+from benchmarks.terms import judging_seeds
 
 GRACE_S = 120.0
 """A study that is not over this long after its budget hangs."""
@@ -56,7 +57,7 @@ def plan_of(protocol: Document, quick: bool) -> Plan:
         target=protocol["target"],
         budget_s=small.get("budget_s", protocol["budget_s"]),
         pairs=small.get("pairs", protocol["pairs"]),
-        judging_seeds=tuple(judging["first_seed"] + k for k in range(small.get("judging_seeds", judging["seeds"]))),
+        judging_seeds=judging_seeds(judging, small),
         penalty_trainings=judging["penalty_trainings"],
         from_share=protocol["disturbance"]["from_share"],
         swamped_pairs=small.get("swamped_pairs", protocol["swamped_pairs"]),

@@ -15,6 +15,7 @@ from autoaccel.config import TrainerConfig, from_dict
 from autoaccel.fingerprint import digest
 from benchmarks.estimates import ert_s
 from benchmarks.parts import Document, once, run_module
+from benchmarks.terms import study_terms
 
 GRACE_S = 120.0
 """A study that is not over this long after its budget hangs."""
@@ -52,18 +53,7 @@ class Round:
 
 def plan_of(protocol: Document, quick: bool) -> Plan:
     """The protocol as values."""
-    small: Document = protocol["quick"] if quick else {}
-    judging = protocol["judging"]
-    n_seeds = small.get("judging_seeds", judging["seeds"])
-    return Plan(
-        budgets_s=small.get("budget_s") or {name: task["budget_s"] for name, task in protocol["tasks"].items()},
-        targets={name: task["target"] for name, task in protocol["tasks"].items()},
-        methods=tuple(protocol["methods"]),
-        studies={**protocol, **small}["studies"],
-        judging_seeds=tuple(judging["first_seed"] + k for k in range(n_seeds)),
-        full_trainings=small.get("full_trainings", judging["full_trainings"]),
-        penalty_trainings=judging["penalty_trainings"],
-    )
+    return Plan(**study_terms(protocol, quick), methods=tuple(protocol["methods"]))
 
 
 def rounds(plan: Plan) -> list[Round]:

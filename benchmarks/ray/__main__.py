@@ -22,6 +22,7 @@ from benchmarks.ray.faults import FAULTS
 from benchmarks.ray.figures import figures, of_longer
 from benchmarks.ray.judge import judging
 from benchmarks.ray.study import Document, Order, study
+from benchmarks.terms import judging_seeds
 
 HERE = Path(__file__).parent
 PROTOCOL: dict[str, Any] = json.loads((HERE / "protocol.json").read_text())
@@ -61,8 +62,7 @@ def run_studies(folder: Path, plan: Document) -> None:
         for executor in (*executors[shift:], *executors[:shift]):
             order = Order(executor, seed, plan["budget_s"], plan["devices"])
             once(folder / f"study-{executor}-{seed}.json", key(order), partial(in_a_folder, study, order))
-    n = plan.get("judging_seeds", plan["judging"]["seeds"])
-    seeds = [plan["judging"]["first_seed"] + k for k in range(n)]
+    seeds = list(judging_seeds(plan["judging"], plan))
     with judging() as judge:
         full = once(folder / "full.json", digest(PROTOCOL), lambda: {"full_s": judge.full_s()})
         for file in sorted(folder.glob("study-*.json")):

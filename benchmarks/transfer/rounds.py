@@ -14,6 +14,7 @@ from pathlib import Path
 from autoaccel.fingerprint import digest
 from benchmarks.estimates import ert_s
 from benchmarks.parts import Document, once
+from benchmarks.terms import study_terms
 from benchmarks.transfer.figures import ARMS
 
 Work = Callable[[Document], Document]
@@ -52,17 +53,10 @@ class Plan:
 def plan_of(protocol: Document, quick: bool) -> Plan:
     """The protocol as values."""
     small: Document = protocol["quick"] if quick else {}
-    judging = protocol["judging"]
-    n_seeds = small.get("judging_seeds", judging["seeds"])
     return Plan(
-        budgets_s=small.get("budget_s") or {name: task["budget_s"] for name, task in protocol["tasks"].items()},
-        targets={name: task["target"] for name, task in protocol["tasks"].items()},
+        **study_terms(protocol, quick),
         share={**protocol, **small}["share"],
         machines=protocol["machines"],
-        studies={**protocol, **small}["studies"],
-        judging_seeds=tuple(judging["first_seed"] + k for k in range(n_seeds)),
-        full_trainings=small.get("full_trainings", judging["full_trainings"]),
-        penalty_trainings=judging["penalty_trainings"],
         calls=small.get("calls", protocol["unchanged"]["calls"]),
     )
 
