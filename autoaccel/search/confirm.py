@@ -59,6 +59,16 @@ class Evidence:
         return self.hits / self.attempts if self.attempts else 0.0
 
     @property
+    def believed_rate(self) -> float:
+        """The hit rate after one pseudo-hit and one pseudo-miss."""
+        return (self.hits + 1) / (self.attempts + 2)
+
+    @property
+    def believed_s(self) -> float:
+        """Expected running time at that rate; infinite without an attempt."""
+        return sum(self.times_s) / self.attempts / self.believed_rate if self.attempts else math.inf
+
+    @property
     def ert_s(self) -> float:
         """Expected running time to the target; infinite without a hit."""
         return sum(self.times_s) / self.hits if self.hits else math.inf
@@ -109,7 +119,8 @@ def answer(question: Question, records: Sequence[TrialRecord], ranked: Sequence[
     """The configuration to return with its fresh evidence; None if nothing was ever trained.
 
     The candidate left standing, if fresh seeds hit often enough and often were asked; else the confirmed one whose hit
-    rate is highest after one pseudo-hit and one pseudo-miss (2 of 2 is less than 9 of 10); else the nearest miss.
+    rate is highest after one pseudo-hit and one pseudo-miss (2 of 2 is less than 9 of 10), unless the baseline, which
+    may be an earlier answer, is expected to take less time; else the nearest miss.
     """
     candidate = current_candidate(question, records, ranked)
     confirmed = [_evidence_of(question, s.config, records, "confirm") for s in standings(records, ("confirm",))]
@@ -119,7 +130,9 @@ def answer(question: Question, records: Sequence[TrialRecord], ranked: Sequence[
         if enough or not confirmed:
             return evidence
     if confirmed:
-        return max(confirmed, key=lambda e: ((e.hits + 1) / (e.attempts + 2), -e.ert_s))
+        best = max(confirmed, key=lambda e: (e.believed_rate, -e.ert_s))
+        baseline = baseline_evidence(question, records)
+        return baseline if not best.is_baseline and baseline.believed_s < best.believed_s else best
     searched = [r for r in records if r.spec.config is not None and r.ended.value is not None]
     if not searched:
         return None

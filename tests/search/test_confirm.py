@@ -102,6 +102,17 @@ def test_a_confirmation_begins_with_the_stretch_the_model_asks_for() -> None:
     assert unsure is not None and unsure.horizon.samples == 3750
 
 
+@pytest.mark.parametrize(("outcomes", "is_kept"), [("hhhhmm", False), ("hhhhh", True), ("hhhhm", True)])
+def test_an_answer_that_was_not_borne_out_is_no_better_than_a_baseline_as_fast(outcomes: str, is_kept: bool) -> None:
+    config = like_baseline(0.003)
+    done = trials("baseline", BASELINE, "h", 0.22) + trials("race", config, "hh", first=2) + confirmed(config, outcomes)
+    done += trials("confirm_baseline", BASELINE, "h", 0.22, first=200)
+    best = answer(ASKED, done)
+    assert best is not None and best.is_baseline is not is_kept
+    if not is_kept:
+        assert (best.hits, best.attempts) == (2, 2), "what the baseline has shown is its evidence"
+
+
 def test_a_pinned_horizon_is_not_stretched() -> None:
     pinned = replace(ASKED, space=ASKED.space.fix({"horizon.samples": 3000}, "pinned"))
     config = like_baseline(0.003)
