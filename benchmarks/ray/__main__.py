@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.only or (["slots", "studies"] if options.quick else list(parts))
     for name in wanted if not options.summary_only else ():
         parts[name](folder, plan)
-    rows, longer = studies(folder, plan), studies(folder / LONGER, {**plan, **PROTOCOL[LONGER]})
+    rows, longer = studies(folder, plan), studies(*longer_of(folder, plan))
     faults, slots = faults_and_slots(folder)
     body = {
-        "figures": {**figures(rows, EXECUTORS, faults, slots), **of_longer(longer, PROTOCOL[LONGER]["executors"])},
+        "figures": {**figures(rows, EXECUTORS, faults, slots), **of_longer(longer, plan[LONGER]["executors"])},
         "rows": rows,
         "longer": longer,
         "faults": faults,
@@ -74,8 +74,13 @@ def run_studies(folder: Path, plan: Document) -> None:
 
 
 def run_longer(folder: Path, plan: Document) -> None:
-    """The same with another budget, in a folder of its own."""
-    run_studies(folder / LONGER, {**plan, **PROTOCOL[LONGER]})
+    """The same with another budget."""
+    run_studies(*longer_of(folder, plan))
+
+
+def longer_of(folder: Path, plan: Document) -> tuple[Path, Document]:
+    """The studies with another budget: a folder of their own, and a plan."""
+    return folder / LONGER, {**plan, **plan[LONGER]}
 
 
 def run_faults(folder: Path, plan: Document) -> None:
