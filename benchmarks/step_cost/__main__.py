@@ -1,7 +1,8 @@
 """python -m benchmarks.step_cost [--quick] [--json]: seconds of steps, predicted before a search and then measured.
 
 For each task: probe as `tune --budget 10m --space survey` does, predict random configs of the space and run them, then
-every combination of the system knobs beside the one that was chosen. Resumes where it was ended (`results/parts`).
+every combination of the system knobs beside the one that was chosen, and one step again and again. Resumes where it was
+ended (`results/parts`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from autoaccel.execution.local import TaskSource
 from autoaccel.inspection import scratch_driver
 from autoaccel.job import Job
 from autoaccel.search.prepare import Prepared, prepare
+from autoaccel.search.reference import reference_config
 from autoaccel.trainer.preflight import preflight
 from autoaccel.trial import STEP_PROBES
 from benchmarks.document import print_document, render_block, write_document
 from benchmarks.options import parser, parts_folder
 from benchmarks.step_cost.figures import figures, table
+from benchmarks.step_cost.repeated import errors, windows
 from benchmarks.step_cost.sweep import swept
 from benchmarks.step_cost.tasks import TASKS
 from benchmarks.step_cost.unseen import compared
@@ -65,10 +68,22 @@ def measured(name: str, folder: Path, protocol: dict[str, Any]) -> dict[str, Any
             rows.append(row)
             print(f"{name} {len(rows)}: {row['sample_s']:.3g} s a sample, {row['error']:+.0%}", file=sys.stderr)
         sweep = swept(ready, loaded, protocol["sweep"], known.setdefault("sweep", {}))
+        again = protocol["repeated"]
+        if "repeated" not in known:
+            known["repeated"] = windows(loaded, reference_config(ready.question), again)
+        repeated = errors(known["repeated"], again["apart_s"])
     share = sum(probes.values()) / parse_budget(protocol["tuning"]["budget"]).seconds
     fixed, reasons = ready.question.space.fixed, ready.question.space.reasons
     decided = {path: [value, reasons.get(path, "")] for path, value in fixed.items()}
-    return {"task": name, "configs": rows, "sweep": sweep, "probing_share": share, "probes": probes, "decided": decided}
+    return {
+        "task": name,
+        "configs": rows,
+        "sweep": sweep,
+        "repeated": repeated,
+        "probing_share": share,
+        "probes": probes,
+        "decided": decided,
+    }
 
 
 def probed(name: str, file: Path, tuning: dict[str, Any]) -> tuple[Prepared, dict[str, float]]:

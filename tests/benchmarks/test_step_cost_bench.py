@@ -21,6 +21,7 @@ from autoaccel.tasks.digits import digits
 from autoaccel.trainer.preflight import preflight
 from benchmarks.step_cost import sweep
 from benchmarks.step_cost.figures import figures, table
+from benchmarks.step_cost.repeated import errors, windows
 from benchmarks.step_cost.unseen import compared, configs, sample_seconds
 from tests.simulated.problems import BASELINE, COST, question
 
@@ -84,13 +85,28 @@ def test_the_sweep_has_every_combination_that_the_machine_can_have(ready: Callab
     assert len({json.dumps(params) for params in found}) == len(found)
 
 
+def test_a_step_is_compared_with_itself_later(ready: Callable[..., Any]) -> None:
+    assert errors([(0.0, 1.0), (2.0, 1.1), (4.0, 0.5), (6.0, 2.0)], 4.0) == pytest.approx([1.0, -0.5, -0.45])
+    loaded, _ = preflight(digits())
+    rule = {"seconds": 0.2, "window_s": 0.05}
+    found = windows(loaded, BASELINE, rule)
+    assert len(found) > 1 and all(s > 0 for _, s in found)
+    assert [at_s for at_s, _ in found] == sorted({at_s for at_s, _ in found}) and found[-1][0] < 0.2
+
+
 def task(errors: list[float], regret: float, share: float) -> dict[str, Any]:
     rows = [
         {"error": e, "error_of_ratio": e / 2, "error_one_thread": e / 4, "stated_error": 0.1, "sample_s": 1e-3}
         for e in errors
     ]
     swept = {"regret": regret, "gain_over_plain": 1.5, "combinations": 10}
-    return {"task": "made up", "configs": rows, "sweep": swept, "probing_share": share}
+    return {
+        "task": "made up",
+        "configs": rows,
+        "sweep": swept,
+        "repeated": [e / 8 for e in errors],
+        "probing_share": share,
+    }
 
 
 def test_the_figures_by_hand() -> None:
@@ -100,6 +116,7 @@ def test_the_figures_by_hand() -> None:
     assert found["median_abs_error_of_the_worst_task"] == pytest.approx(0.1)
     assert found["median_abs_error_of_ratio"] == pytest.approx(0.035)
     assert found["p90_abs_error_one_thread"] == pytest.approx(0.075)
+    assert found["median_abs_error_repeated"] == pytest.approx(0.07 / 8)
     assert found["interval_coverage"] == pytest.approx(5 / 6)
     assert (found["regret_vs_sweep_max"], found["regret_vs_sweep_median"]) == (0.10, pytest.approx(0.06))
     assert found["probing_share"] == 0.08 and found["configs"] == 6
