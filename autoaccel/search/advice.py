@@ -107,20 +107,16 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
 
 
 def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[Params, float]:
-    """Knobs and horizon that would be returned now: the incumbent, or before any hit what gains most over never."""
-    surrogate = models.of(curves)
-    best = incumbent(book(setting, surrogate, curves))
+    """Knobs and horizon that would be returned now: the incumbent, or before any hit what came nearest to the target."""
+    best = incumbent(book(setting, models.of(curves), curves))
     if best is not None:
         return best.params, best.horizon
-    nearest = sorted((c for c in curves if c.samples), key=lambda c: -max(c.margins))[:10]
-    known = [(c.params, min(c.horizon * 2.0**i, setting.unit)) for c in nearest for i in range(6)]
-    options = [(p, setting.horizon.clip(h)) for p, h in [*known, (setting.default, setting.unit)]]
-    mean, sd = surrogate.predict(surrogate.rows([p for p, _ in options]), np.array([h for _, h in options]))
-    log_s = np.log([setting.seconds(p, h) for p, h in options])
-    gain = log_ert_gain(surrogate, mean, sd, log_s, math.log(setting.never_s))
-    # Nothing has shown that it hits: what is believed of the default weighs as much as what the model says of it.
-    gain[-1] = 0.5 * (gain[-1] + setting.variant.default_hits * math.log(setting.variant.never))
-    return options[int(np.argmax(gain))]
+    seen = [c for c in curves if c.samples]
+    ended = [c for c in seen if c.outcome == "missed"] or seen  # the end of a schedule decides
+    if not ended:
+        return setting.default, setting.unit
+    nearest = max(ended, key=lambda c: c.margins[-1])
+    return nearest.params, max(nearest.horizon, setting.unit)
 
 
 @dataclass(frozen=True)

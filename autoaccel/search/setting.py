@@ -47,9 +47,6 @@ class Variant:
     thirty look better than the long one that hits."""
     never: float = 10.0
     """ERT, in default trainings, that never hitting counts as."""
-    default_hits: float = 0.7
-    """What is believed of the default recipe at its full length before anything is seen: targets are commonly what it
-    just reaches."""
     first_stop: float = 0.1
     """An initial training is stopped when it equals the best margin seen with less than this probability."""
     cost_floor: float = 0.2

@@ -96,6 +96,28 @@ def test_the_same_curves_give_the_same_decision_whatever_was_cached() -> None:
     assert answer(known, warm, curves) == answer(known, Models(known), curves)
 
 
+def test_before_any_hit_the_answer_is_what_ended_nearest_to_the_target_at_full_length() -> None:
+    known = setting()
+
+    def seen(rate: float, margins: tuple[float, ...], outcome: str, horizon: float = 0.1) -> Curve:
+        last = horizon * known.unit
+        samples = tuple(last * (n + 1) / len(margins) for n in range(len(margins)))
+        return Curve({**known.default, "lr": rate}, last, samples, margins, 1.0, outcome)
+
+    cut, nothing = seen(0.1, (-0.1,), "cut"), seen(0.2, (), "failed")
+    poor, good = seen(0.3, (-0.2, -0.9), "missed"), seen(0.4, (-2.0, -0.5), "missed")
+    for curves, rate, horizon in (
+        ([], known.default["lr"], 1.0),
+        ([nothing], known.default["lr"], 1.0),
+        ([nothing, cut], 0.1, 1.0),
+        ([nothing, cut, poor], 0.3, 1.0),
+        ([cut, poor, good], 0.4, 1.0),
+        ([good, seen(0.5, (-0.3,), "missed", 1.5)], 0.5, 1.5),
+    ):
+        params, answered = answer(known, Models(known), curves)
+        assert params == {**known.default, "lr": rate} and answered == horizon * known.unit
+
+
 def test_the_seed_matters() -> None:
     curves, _ = study(10, setting())
     first, second = (propose(setting(s), Models(setting(s)), curves, 1e6) for s in (0, 1))
