@@ -107,7 +107,7 @@ def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], runni
 
 
 def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[Params, float]:
-    """Knobs and horizon that would be returned now: the incumbent, or before any hit what came nearest to the target."""
+    """Knobs and horizon that would be returned now: the incumbent, or before any hit what came nearest the target."""
     best = incumbent(book(setting, models.of(curves), curves))
     if best is not None:
         return best.params, best.horizon
@@ -214,7 +214,8 @@ def _first_new(
 
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
-    """The first few trainings: rules of thumb annealed short (else the default), then points around the default."""
+    """The first few trainings: rules of thumb annealed short (else the default), then points around the default and
+    anywhere in turns."""
     n, variant = len(curves), setting.variant
     if n >= variant.n_initial or any(c.hit for c in curves):
         return None
@@ -224,10 +225,11 @@ def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: fl
         params, why = known[n], "rule of thumb" if setting.recipes else "default recipe, annealed early"
     else:
         rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
+        is_near = variant.recipes and (n - len(known)) % 2 == 0
         params = setting.default
         for _ in range(_N_TRIES):
             near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
-            drawn = encoding.params(near if variant.recipes else encoding.anywhere(rng, 1))[0]
+            drawn = encoding.params(near if is_near else encoding.anywhere(rng, 1))[0]
             if setting.possible(drawn):
                 params = drawn
                 break
