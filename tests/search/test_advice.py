@@ -118,6 +118,20 @@ def test_before_any_hit_the_answer_is_what_ended_nearest_to_the_target_at_full_l
         assert params == {**known.default, "lr": rate} and answered == horizon * known.unit
 
 
+def test_first_looks_are_near_the_default_and_anywhere_in_turns() -> None:
+    far: dict[int, list[float]] = {n: [] for n in range(1, 5)}
+    for seed in range(40):
+        known, curves = setting(seed), list[Curve]()
+        for n in range(5):
+            proposal = propose(known, Models(known), curves, 1e6)
+            assert proposal is not None and proposal.purpose == "first"
+            if n:
+                far[n].append(abs(math.log10(proposal.params["lr"] / DEFAULT["lr"])))
+            curves.append(Curve(proposal.params, proposal.horizon, (proposal.horizon,), (-1.0,), 1.0, "missed"))
+    means = {n: float(np.mean(distances)) for n, distances in far.items()}
+    assert max(means[1], means[3]) < 0.8 * min(means[2], means[4]), means
+
+
 def test_the_seed_matters() -> None:
     curves, _ = study(10, setting())
     first, second = (propose(setting(s), Models(setting(s)), curves, 1e6) for s in (0, 1))
