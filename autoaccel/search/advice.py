@@ -114,9 +114,9 @@ def answer(setting: Setting, models: Models, curves: Sequence[Curve]) -> tuple[P
     seen = [c for c in curves if c.samples]
     ended = [c for c in seen if c.outcome == "missed"] or seen  # the end of a schedule decides
     if not ended:
-        return setting.default, setting.unit
+        return setting.default, setting.horizon.clip(setting.unit)
     nearest = max(ended, key=lambda c: c.margins[-1])
-    return nearest.params, max(nearest.horizon, setting.unit)
+    return nearest.params, setting.horizon.clip(max(nearest.horizon, setting.unit))
 
 
 @dataclass(frozen=True)

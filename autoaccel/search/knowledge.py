@@ -133,7 +133,7 @@ class Knowledge:
         )
 
     def best_guess(self, records: Sequence[TrialRecord]) -> tuple[Mapping[str, Any], float]:
-        """The point and the horizon the model would answer with, hit or no hit."""
+        """The point and the horizon of the answer, hit or no hit."""
         known = self._known(records, self._all(_searched(records)))
         return advice.answer(self.setting(records), known.models, known.curves)
 

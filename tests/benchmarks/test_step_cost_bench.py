@@ -85,13 +85,13 @@ def test_the_sweep_has_every_combination_that_the_machine_can_have(ready: Callab
     assert len({json.dumps(params) for params in found}) == len(found)
 
 
-def test_a_step_is_compared_with_itself_later(ready: Callable[..., Any]) -> None:
+def test_a_step_is_compared_with_itself_later() -> None:
     assert errors([(0.0, 1.0), (2.0, 1.1), (4.0, 0.5), (6.0, 2.0)], 4.0) == pytest.approx([1.0, -0.5, -0.45])
     loaded, _ = preflight(digits())
-    rule = {"seconds": 0.2, "window_s": 0.05}
+    rule = {"seconds": 1.0, "window_s": 0.05}  # a stall of a busy machine is shorter
     found = windows(loaded, BASELINE, rule)
     assert len(found) > 1 and all(s > 0 for _, s in found)
-    assert [at_s for at_s, _ in found] == sorted({at_s for at_s, _ in found}) and found[-1][0] < 0.2
+    assert [at_s for at_s, _ in found] == sorted({at_s for at_s, _ in found}) and found[-1][0] < 1.0
 
 
 def task(errors: list[float], regret: float, share: float) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def test_before_any_hit_the_answer_is_what_ended_nearest_to_the_target_at_full_l
     ):
         params, answered = answer(known, Models(known), curves)
         assert params == {**known.default, "lr": rate} and answered == horizon * known.unit
+        short = replace(known, horizon=replace(HORIZON, high=500))
+        assert answer(short, Models(short), curves) == (params, 500), "never beyond the range of the horizon"
 
 
 def test_first_looks_are_near_the_default_and_anywhere_in_turns() -> None:
