@@ -21,7 +21,7 @@ from autoaccel.search.book import Entry, book, deterministic, incumbent, key
 from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
-from autoaccel.search.setting import Params, Proposal, Setting, Variant
+from autoaccel.search.setting import Params, Proposal, Setting, Variant, distinct
 from autoaccel.search.surrogate import Surrogate
 
 __all__ = [
@@ -46,6 +46,9 @@ _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 _N_TRIES = 20
 """Draws among which one is looked for that is a config."""
 _WIDTHS = (0.05, 0.1, 0.2, 0.3)
+_LOOK_WIDTH = 0.5
+"""How far first looks are from the default, as a share of each knob's scale: where it fails, hardly anything within a
+quarter hits either."""
 _ROOM = 2.0
 """While nothing hits, a training may at least be so many times as long as the shortest one that there is."""
 _FEW = 40
@@ -214,29 +217,31 @@ def _first_new(
 
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
-    """The first few trainings: rules of thumb annealed short (else the default), then points around the default and
-    anywhere in turns."""
+    """The first few trainings, all short: a rule of thumb, the default, other rules, then points around the default."""
     n, variant = len(curves), setting.variant
     if n >= variant.n_initial or any(c.hit for c in curves):
         return None
-    share, why = variant.initial_share, "first look"
-    known = setting.recipes or (setting.default,)
-    if variant.recipes and n < len(known):
-        params, why = known[n], "rule of thumb" if setting.recipes else "default recipe, annealed early"
+    known = distinct((*setting.recipes[:1], setting.default, *setting.recipes[1:])) if variant.recipes else ()
+    if n < len(known):
+        params = known[n]
+        why = "rule of thumb" if params in setting.recipes else "default recipe, annealed early"
     else:
-        rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
-        is_near = variant.recipes and (n - len(known)) % 2 == 0
-        params = setting.default
-        for _ in range(_N_TRIES):
-            near = encoding.near(encoding.places([setting.default]), rng, np.array([0.25]), 1.0)
-            drawn = encoding.params(near if is_near else encoding.anywhere(rng, 1))[0]
-            if setting.possible(drawn):
-                params = drawn
-                break
+        params, why = _drawn(setting, models, n), "first look"
     # What a training starts with is paid in any case, so it comes on top of the look itself.
     fixed_s, _ = setting.line(params)
-    horizon = setting.horizon_for(params, min(fixed_s + share * setting.full_s, left_s))
+    horizon = setting.horizon_for(params, min(fixed_s + variant.initial_share * setting.full_s, left_s))
     return Proposal(params, horizon, math.inf, 0.0, "first", why)
+
+
+def _drawn(setting: Setting, models: Models, n: int) -> Params:
+    """A point for a first look: around the default, or anywhere where nothing is to be known beforehand."""
+    rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
+    for _ in range(_N_TRIES):
+        near = encoding.near(encoding.places([setting.default]), rng, np.array([_LOOK_WIDTH]), 1.0)
+        drawn = encoding.params(near if setting.variant.recipes else encoding.anywhere(rng, 1))[0]
+        if setting.possible(drawn):
+            return drawn
+    return setting.default
 
 
 def _repeat(

@@ -33,7 +33,7 @@ class Variant:
     book: bool = True
     """Attempts are kept and ranked pessimistically, hits repeated; else the luckiest hit is the incumbent."""
     recipes: bool = True
-    """The rules of thumb (the default recipe where there are none) come first; else random points."""
+    """The rules of thumb and the default recipe come first; else random points."""
     n_initial: int = 5
     """Trainings before the model decides, if none hits."""
     initial_share: float = 0.1

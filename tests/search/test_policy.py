@@ -74,8 +74,9 @@ def test_first_looks_are_short_and_begin_with_the_recipes(outcome: str) -> None:
         assert spec.purpose == "first" and COST.predict(config_of(spec)).seconds < 0.2 * COST.predict(BASELINE).seconds
         looks.append(config_of(spec))
         done.append(record(spec, "missed", 0.1))
-    assert [c.optim.lr for c in looks[:4]] == [1e-2, 0.1, 3e-2, 3e-3]
-    assert [r.spec.note for r in done[1:]] == ["rule of thumb"] * 4 + ["first look"]
+    assert [c.optim.lr for c in looks] == [1e-2, BASELINE.optim.lr, 0.1, 3e-2, 3e-3]
+    notes = ["rule of thumb", "default recipe, annealed early", *["rule of thumb"] * 3]
+    assert [r.spec.note for r in done[1:]] == notes
     assert following(done).purpose == ("race" if outcome == "hit" else "reach")
 
 
