@@ -21,7 +21,7 @@ from autoaccel.search.book import Entry, book, deterministic, incumbent, key
 from autoaccel.search.encoding import Array
 from autoaccel.search.evidence import Curve
 from autoaccel.search.models import Models
-from autoaccel.search.setting import Params, Proposal, Setting, Variant, distinct
+from autoaccel.search.setting import Params, Proposal, Setting, Variant
 from autoaccel.search.surrogate import Surrogate
 
 __all__ = [
@@ -143,7 +143,7 @@ class _Stakes:
             return cls(best.ert_s, longest_s, longest_s, 0.0, True, tried)
         # Nothing hits yet: a step beyond the best margin seen is the goal, so that there is something to climb, and the
         # longest training grows with what was tried in vain.
-        n_more = max(0, len(curves) - setting.variant.n_initial)
+        n_more = max(0, len(curves) - setting.n_looks)
         grown = setting.variant.initial_share * setting.variant.escalation ** min(n_more, 50)
         longest_s = min(left_s, setting.full_s * min(grown, setting.horizon.high / setting.unit))
         goal = min(0.0, _best_margin(curves) + setting.variant.step)
@@ -218,18 +218,17 @@ def _first_new(
 
 def _first(setting: Setting, models: Models, curves: Sequence[Curve], left_s: float) -> Proposal | None:
     """The first few trainings, all short: a rule of thumb, the default, other rules, then points around the default."""
-    n, variant = len(curves), setting.variant
-    if n >= variant.n_initial or any(c.hit for c in curves):
+    n = len(curves)
+    if n >= setting.n_looks or any(c.hit for c in curves):
         return None
-    known = distinct((*setting.recipes[:1], setting.default, *setting.recipes[1:])) if variant.recipes else ()
-    if n < len(known):
-        params = known[n]
+    if n < len(setting.known):
+        params = setting.known[n]
         why = "rule of thumb" if params in setting.recipes else "default recipe, annealed early"
     else:
         params, why = _drawn(setting, models, n), "first look"
     # What a training starts with is paid in any case, so it comes on top of the look itself.
     fixed_s, _ = setting.line(params)
-    horizon = setting.horizon_for(params, min(fixed_s + variant.initial_share * setting.full_s, left_s))
+    horizon = setting.horizon_for(params, min(fixed_s + setting.variant.initial_share * setting.full_s, left_s))
     return Proposal(params, horizon, math.inf, 0.0, "first", why)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from autoaccel.space.knobs import Knob
@@ -35,7 +36,7 @@ class Variant:
     recipes: bool = True
     """The rules of thumb and the default recipe come first; else random points."""
     n_initial: int = 5
-    """Trainings before the model decides, if none hits."""
+    """Trainings before the model decides, if none hits and there are not more rules of thumb."""
     initial_share: float = 0.1
     """Their horizon, in default trainings."""
     escalation: float = 1.6
@@ -95,6 +96,18 @@ class Setting:
     def never_s(self) -> float:
         """Seconds that a search which never hits counts as."""
         return self.variant.never * self.full_s
+
+    @cached_property
+    def known(self) -> tuple[Params, ...]:
+        """Points that are looked at first: a rule of thumb, the default, the other rules."""
+        if not self.variant.recipes:
+            return ()
+        return distinct((*self.recipes[:1], self.default, *self.recipes[1:]))
+
+    @property
+    def n_looks(self) -> int:
+        """First looks, if none hits: at everything that is known, and at random points if that is little."""
+        return max(self.variant.n_initial, len(self.known))
 
     def line(self, params: Params) -> tuple[float, float]:
         """Seconds of a training of these knobs: its fixed part, and for each unit of the horizon."""

@@ -135,6 +135,14 @@ def test_first_looks_are_a_rule_of_thumb_and_the_default_then_points_around_it()
     assert 0.5 * anywhere() < float(np.mean(far)) < 0.95 * anywhere(), "far from it, but nearer than random points"
 
 
+def test_every_rule_of_thumb_is_looked_at_however_many_there_are() -> None:
+    recipes = tuple({**DEFAULT, "lr": lr} for lr in (1e-2, 3e-2, 3e-3, 0.1, 0.3, 3e-4))
+    known, curves = replace(setting(), recipes=recipes), list[Curve]()
+    while (proposal := propose(known, Models(known), curves, 1e6)) is not None and proposal.purpose == "first":
+        curves.append(Curve(proposal.params, proposal.horizon, (proposal.horizon,), (-1.0,), 1.0, "missed"))
+    assert [c.params for c in curves] == [recipes[0], DEFAULT, *recipes[1:]]
+
+
 def anywhere() -> float:
     """Mean distance of even draws of the learning rate from the default."""
     known = setting()
