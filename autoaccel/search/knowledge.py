@@ -199,8 +199,8 @@ class Knowledge:
         training and no look, does not count: they are judged among themselves, by a model of their own."""
         searched = _searched(records)
         looks = [r for r in searched if r.spec.purpose != "baseline"]
-        n_looks = len(looks) + sum(r.spec.purpose != "baseline" for r in running)
-        early = n_looks < self._setting.n_looks and not any(r.hit for r in looks)
+        n_begun = len(looks) + sum(r.spec.purpose != "baseline" for r in running)
+        early = n_begun < self._setting.n_looks and not any(r.hit for r in looks)
         if early and not self._past:
             return _Known(self._models_of("early"), [], self._all(looks))
         return self._known(records, self._all(searched))

@@ -106,7 +106,7 @@ class Setting:
 
     @property
     def n_looks(self) -> int:
-        """First looks, if none hits: at everything that is known, and at random points if that is little."""
+        """First looks, if none hits: at everything that is known, and around the default if that is little."""
         return max(self.variant.n_initial, len(self.known))
 
     def line(self, params: Params) -> tuple[float, float]:
