@@ -123,18 +123,17 @@ def assert_consistent(document: dict[str, Any], folder: Path) -> None:
     entries, _ = read_ledger(folder / "ledger.jsonl")
     done = [r for r in corrected(records(entries)) if r.spec.purpose in TRAINED]
     config = load_config(folder / "best/config.json")
-    purposes = ("confirm",)
-    if document["answer_is_baseline"]:  # nothing was selected by its first training, which counts where there are few
-        n_fresh = sum(r.spec.purpose == "confirm_baseline" for r in done)
-        purposes = ("baseline", "confirm_baseline") if n_fresh < 3 else ("confirm_baseline",)
-    tried = [
-        r for r in done if r.spec.purpose in purposes and r.spec.config and r.spec.config.identity == config.identity
-    ]
-    whole = [r for r in tried if r.is_attempt]
-    capped = sorted((r for r in tried if r.ended.outcome == "capped"), key=lambda r: -r.ended.elapsed_s)
-    n_long = document["attempts"] - len(whole)
-    assert 0 <= n_long <= len(capped), "of those that the end of the budget cut, only the long ones count"
-    mine = [*whole, *capped[:n_long]]
+    of_answer = [r for r in done if r.spec.config and r.spec.config.identity == config.identity]
+    mine = [r for r in of_answer if r.spec.trial in document["trials"]]
+    assert len(mine) == len(document["trials"]) == document["attempts"]
+    purposes = {r.spec.purpose for r in mine} or {"confirm"}
+    # Nothing was selected by the baseline's first training, which counts where there are few fresh ones.
+    assert purposes <= {"confirm"} or (document["answer_is_baseline"] and purposes <= {"baseline", "confirm_baseline"})
+    missing = [r for r in of_answer if r.spec.purpose in purposes and r not in mine]
+    assert not any(r.is_attempt for r in missing), "no attempt may be left out"
+    longest_s = max((r.ended.elapsed_s for r in missing), default=0.0)
+    cut = [r for r in mine if not r.is_attempt]
+    assert all(r.ended.outcome == "capped" and r.ended.elapsed_s >= longest_s for r in cut), "only the long ones count"
     assert document["config"] == to_params(config)
     assert document["hits"] == sum(r.hit for r in mine)
     assert document["n_trials"] == len(done) == sum(document["outcomes"].values())

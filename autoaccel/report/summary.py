@@ -164,6 +164,7 @@ def result_document(
         "time_to_target_s": _finite(tuned.ert_s),
         "time_to_target_interval_s": ert_interval(tuned),
         "n_slowed": tuned.n_slowed,
+        "trials": list(tuned.trials),
         "test_metric": _mean(tuned.test_values),
         "speedup_vs_baseline": ratio.value,
         "speedup_interval": None if ratio.low is None else [ratio.low, ratio.high],
@@ -202,6 +203,7 @@ def _evidence_document(evidence: Evidence) -> dict[str, Any]:
         "time_to_target_s": _finite(evidence.ert_s),
         "time_to_target_interval_s": ert_interval(evidence),
         "n_slowed": evidence.n_slowed,
+        "trials": list(evidence.trials),
         "test_metric": _mean(evidence.test_values),
         "config": to_params(evidence.config),
     }

@@ -269,7 +269,6 @@ def _candidates(models: Models, curves: Sequence[Curve], entries: Sequence[Entry
     found = [encoding.anywhere(rng, _N_RANDOM), centers]
     found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, 0.35))
     if models.setting.variant.recipes:
-        known = encoding.places([models.setting.default, *models.setting.recipes])
-        default = np.repeat(known[:1], _N_DEFAULT, axis=0)
-        found += [known, encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7)]
+        default = np.repeat(encoding.places([models.setting.default]), _N_DEFAULT, axis=0)
+        found += [encoding.places(models.setting.known), encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7)]
     return np.concatenate(found)

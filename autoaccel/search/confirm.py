@@ -31,6 +31,8 @@ MOST_ATTEMPTS = 20
 BASELINE_ATTEMPTS = 10
 REPAIR = 1.25
 """A configuration that misses too often gets a horizon this much longer and another chance."""
+_FEW_FRESH = 3
+"""Fewer fresh attempts of the baseline than this, and its first training counts too."""
 _FIRST_FRESH_SEED = 2**31
 """Search seeds stay below (see `question.seed_of`), so a confirmation seed was never searched on."""
 _FRESH_SEEDS = 1_000_000
@@ -53,6 +55,8 @@ class Evidence:
     """The longest time it trained without a hit before it was cut; such a try is no attempt."""
     n_slowed: int = 0
     """Attempts whose times are corrected, because the machine was slower then."""
+    trials: tuple[int, ...] = ()
+    """Numbers of the trials that were the attempts."""
 
     @property
     def hit_rate(self) -> float:
@@ -150,7 +154,7 @@ def unconfirmed(question: Question, config: TrainerConfig) -> Evidence:
 def baseline_evidence(question: Question, records: Sequence[TrialRecord]) -> Evidence:
     """All attempts of the baseline: nothing was selected by them, so where there are few the first one counts too."""
     fresh = _evidence_of(question, question.baseline, records, "confirm_baseline")
-    if fresh.attempts >= 3:
+    if fresh.attempts >= _FEW_FRESH:
         return fresh
     first = _evidence_of(question, question.baseline, records, "baseline")
     return replace(
@@ -161,6 +165,7 @@ def baseline_evidence(question: Question, records: Sequence[TrialRecord]) -> Evi
         hit_times_s=first.hit_times_s + fresh.hit_times_s,
         cut_s=max(first.cut_s, fresh.cut_s),
         n_slowed=first.n_slowed + fresh.n_slowed,
+        trials=first.trials + fresh.trials,
     )
 
 
@@ -247,4 +252,5 @@ def _evidence_of(question: Question, config: TrainerConfig, records: Sequence[Tr
         is_baseline=config.identity == question.baseline.identity,
         cut_s=max((r.ended.elapsed_s for r in tried if r not in mine), default=0.0),
         n_slowed=sum(r.slowdown > 1 for r in mine),
+        trials=tuple(r.spec.trial for r in mine),
     )

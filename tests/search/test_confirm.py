@@ -179,8 +179,9 @@ def test_the_baselines_first_trial_counts_while_few_are_fresh() -> None:
     done = trials("baseline", BASELINE, "m", 1.0) + trials("confirm_baseline", BASELINE, "hh", 2.0, first=5)
     evidence = baseline_evidence(ASKED, done)
     assert (evidence.hits, evidence.attempts, evidence.times_s, evidence.ert_s) == (2, 3, (1.0, 2.0, 2.0), 2.5)
+    assert evidence.trials == (1, 5, 6)
     done += trials("confirm_baseline", BASELINE, "h", 2.0, first=7)
-    assert baseline_evidence(ASKED, done).times_s == (2.0, 2.0, 2.0)
+    assert (baseline_evidence(ASKED, done).times_s, baseline_evidence(ASKED, done).trials) == ((2.0,) * 3, (5, 6, 7))
 
 
 def test_a_baseline_that_was_only_cut_leaves_the_time_it_took() -> None:
