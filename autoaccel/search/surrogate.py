@@ -313,5 +313,7 @@ def fit_scales(encoding: Encoding, unit: float, curves: Sequence[Curve], start: 
         return float(value), gradient + off / spread
 
     first = start.logs if start is not None else mean
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 15, "maxfun": 20})
-    return Scales(np.clip(found.x, mean - 4 * spread, mean + 4 * spread))
+    # Without bounds a line search may step to where the covariance is no longer positive definite.
+    bounds = np.stack([mean - 4 * spread, mean + 4 * spread], axis=1)
+    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 15, "maxfun": 20})
+    return Scales(found.x)

@@ -99,6 +99,22 @@ def test_own_luck_carries_along_the_curve(encoding: Encoding) -> None:
     assert ends[1] - ends[0] > 0.15
 
 
+@pytest.mark.parametrize("seed", [0, 1, 147, 149])
+def test_curves_that_knobs_do_not_explain_are_fitted_all_the_same(encoding: Encoding, seed: int) -> None:
+    """Good or bad whatever the knobs: an unbounded line search went to where no covariance can be factored (147, 149)."""
+    rng, evidence = np.random.default_rng(seed), []
+    for _ in range(15):
+        margins = (-0.4, -0.2, 0.0) if rng.random() < 0.5 else (-1.9,) * 3
+        horizon = float(10 ** rng.uniform(2, 3.5))
+        knobs = {"a": float(rng.random()), "b": str(rng.choice(["p", "q", "r"]))}
+        evidence.append(Curve(knobs, horizon, (horizon / 4, horizon / 2, horizon), margins, 1.0, "missed"))
+    scales = None
+    for n in range(3, 16, 3):
+        scales = fit_scales(encoding, UNIT, evidence[:n], scales)
+    model = Surrogate(encoding, UNIT, evidence, scales)
+    assert np.isfinite(model.predict(model.rows([c.params for c in evidence]), np.full(15, UNIT))).all()
+
+
 def test_many_curves_stay_within_the_size(encoding: Encoding) -> None:
     model = Surrogate(encoding, UNIT, curves(700))
     assert len(model.points) <= module.MOST_POINTS
