@@ -1,4 +1,4 @@
-"""What to train next: the most expected improvement of log ERT per cost, over knobs and horizon.
+"""What to train next: the most expected improvement of log ERT, over knobs and horizon.
 
 ERT = time of an attempt / P(hit). The time is known before a trial (step cost); only the outcome is modelled. The
 expectation is over what is not known of the mean; the luck of a seed enters through ERT, and once more while nothing

@@ -1,8 +1,8 @@
 """The decisions of the search from what was seen: what to train next, when to stop a training, what to answer.
 
 Pure functions of curves. Reach (nothing hits yet) and race (beat the incumbent) are one rule, the most expected
-improvement of log ERT per cost (see `acquisition`); in reach it counts as often as it hits, per root of the cost,
-against never hitting. Must not know records, executors or clocks.
+improvement of log ERT (see `acquisition`); in reach it counts as often as it hits, against never hitting. Must not know
+records, executors or clocks.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _best_margin(curves: Sequence[Curve]) -> float:
 def _best_bet(
     setting: Setting, models: Models, surrogate: Surrogate, places: Array, stakes: _Stakes
 ) -> Proposal | None:
-    """The candidate and horizon of most expected gain per cost."""
+    """The candidate and horizon of most expected gain."""
     variant, points = setting.variant, models.encoding.params(places)
     ladder = _LADDER if variant.horizon else _LADDER[:1]
     lines = np.array([setting.line(p) for p in points])
@@ -179,7 +179,8 @@ def _best_bet(
     log_reference = math.log(stakes.reference_s)
     gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), log_reference, if_hit=not stakes.race)
     cost = seconds + (variant.floor_s(stakes.reference_s) if stakes.race else 0.0)
-    score = gain / cost ** (1.0 if stakes.race else variant.reach_alpha) if variant.cost else gain
+    # Per cost, short trainings that hit one time in thirty would look better than the long one that hits.
+    score = gain / cost ** (1.0 if stakes.race else 0.5) if variant.cost else gain
     fits = seconds <= longest_s * 1.001
     if not fits.any():
         return None
@@ -236,8 +237,11 @@ def _drawn(setting: Setting, models: Models, n: int) -> Params:
     """A point for a first look: around the default, or anywhere where nothing is to be known beforehand."""
     rng, encoding = np.random.default_rng([setting.seed, n, 1]), models.encoding
     for _ in range(_N_TRIES):
-        near = encoding.near(encoding.places([setting.default]), rng, np.array([_LOOK_WIDTH]), 1.0)
-        drawn = encoding.params(near if setting.variant.recipes else encoding.anywhere(rng, 1))[0]
+        if setting.variant.recipes:
+            place = encoding.near(encoding.places([setting.default]), rng, np.array([_LOOK_WIDTH]), 1.0)
+        else:
+            place = encoding.anywhere(rng, 1)
+        drawn = encoding.params(place)[0]
         if setting.possible(drawn):
             return drawn
     return setting.default

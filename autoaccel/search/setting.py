@@ -29,8 +29,9 @@ class Variant:
     """The horizon is chosen; else every training is as long as it may be."""
     censored: bool = True
     """Trainings are stopped when the rest is worth less than another one, and what they showed is used."""
-    cost: bool = True
-    """Gain is divided by cost (by its root while nothing hits: `reach_alpha`)."""
+    cost: bool = False
+    """Gain is divided by cost (by its root while nothing hits). Off: ERT counts already what a training takes, and
+    answers are worse with it (figures in benchmarks/search)."""
     book: bool = True
     """Attempts are kept and ranked pessimistically, hits repeated; else the luckiest hit is the incumbent."""
     recipes: bool = True
@@ -43,9 +44,6 @@ class Variant:
     """While nothing hits, each further training may be this much longer."""
     step: float = 0.2
     """While nothing hits, the margin to gain over the best one seen."""
-    reach_alpha: float = 0.5
-    """While nothing hits, gain is divided by this power of the cost: by all of it, short trainings that hit one time in
-    thirty look better than the long one that hits."""
     never: float = 10.0
     """ERT, in default trainings, that never hitting counts as."""
     first_stop: float = 0.1

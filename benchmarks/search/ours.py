@@ -63,7 +63,7 @@ class Method:
     family: str = "autoaccel"
     form: str = "ours"
     slow: bool = False
-    version: str = "8"
+    version: str = "9"
     """Raised with every change of the method, so that old studies are run again."""
 
     def run(self, bench: Bench) -> None:
@@ -77,9 +77,9 @@ OURS: Final[dict[str, Method]] = {
     for method in (
         Method("ours"),
         Method("ours-with-cap", Variant(cap=True)),
+        Method("ours-with-cost", Variant(cost=True)),
         Method("ours-without-horizon", Variant(horizon=False)),
         Method("ours-without-censored", Variant(censored=False)),
-        Method("ours-without-cost", Variant(cost=False)),
         Method("ours-without-book", Variant(book=False)),
         Method("ours-without-recipes", Variant(recipes=False)),
         Method("ours-without-step-cost", knows_cost=False),

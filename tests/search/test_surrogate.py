@@ -101,7 +101,7 @@ def test_own_luck_carries_along_the_curve(encoding: Encoding) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 147, 149])
 def test_curves_that_knobs_do_not_explain_are_fitted_all_the_same(encoding: Encoding, seed: int) -> None:
-    """Good or bad whatever the knobs: an unbounded line search went to where no covariance can be factored (147, 149)."""
+    """Good or bad whatever the knobs: an unbounded line search went where no covariance is one (147, 149)."""
     rng, evidence = np.random.default_rng(seed), []
     for _ in range(15):
         margins = (-0.4, -0.2, 0.0) if rng.random() < 0.5 else (-1.9,) * 3
