@@ -214,7 +214,7 @@ def running(trial_id: str, actor: Any = None) -> Trial:
 
 def test_the_scheduler_stops_at_the_target_and_what_is_hopeless() -> None:
     mine = search()
-    play(mine, 25)
+    play(mine, 12)  # after 25 nothing is left to gain, and nothing is stopped for gaining less
     scheduler = TimeToTargetScheduler(mine)
     hopeless = None
     for number in range(100, 110):  # a repeat of the incumbent is let run
