@@ -1,5 +1,5 @@
 # make demo    tune the built-in digits task for 60 seconds, into runs/demo
-# make test    the whole quick test suite            (ARGS='-k budget' passes options to pytest)
+# make test    the whole quick test suite, two files of tests at a time (ARGS='-k budget' passes options to pytest)
 # make check   format, lint, types, import contracts
 # make clean   remove what the tools and the build left; runs/ and .venv stay
 #
@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
@@ -27,7 +28,7 @@ demo: $(ready)
 	$(BIN)/autoaccel tune digits --budget 60s --out runs/demo --fresh --no-library
 
 test: $(ready)
-	$(RUN) -m pytest -q $(ARGS)
+	$(RUN) -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(ready)
 	$(BIN)/ruff format --check .

@@ -179,7 +179,8 @@ def _best_bet(
     log_reference = math.log(stakes.reference_s)
     gain = log_ert_gain(surrogate, mean - stakes.goal, sd, np.log(seconds), log_reference, if_hit=not stakes.race)
     cost = seconds + (variant.floor_s(stakes.reference_s) if stakes.race else 0.0)
-    # Per cost, short trainings that hit one time in thirty would look better than the long one that hits.
+    # Ablation only. By its root while nothing hits: per cost, short trainings that hit one time in thirty would look
+    # better than the long one that hits.
     score = gain / cost ** (1.0 if stakes.race else 0.5) if variant.cost else gain
     fits = seconds <= longest_s * 1.001
     if not fits.any():

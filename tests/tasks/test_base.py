@@ -37,7 +37,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "fragment"), WRONG, ids=[str(c) for c, _ in WRONG])
+@pytest.mark.parametrize(("changes", "fragment"), WRONG, ids=[fragment.splitlines()[0] for _, fragment in WRONG])
 def test_a_wrong_task_is_refused(changes: dict[str, Any], fragment: str) -> None:
     with pytest.raises(UsageError) as caught:
         make(**changes)
