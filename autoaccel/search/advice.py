@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -43,13 +43,9 @@ _LADDER = np.array([0.93, 0.82, 0.7, 0.55, 0.4, 0.25, 0.125])
 it is to beat."""
 _N_RANDOM, _N_NEAR, _N_DEFAULT = 150, 6, 30
 """Candidates: anywhere, near each good point at each width, near the default recipe."""
-_LITTLE, _N_LOCAL, _N_BEST = 0.003, 400, 4
-"""A race that promises less than this is one of so many points near so many of the best configurations that hit."""
-_LOCAL_LADDER = _LADDER[:4]
 _N_TRIES = 20
 """Draws among which one is looked for that is a config."""
-_WIDTHS, _MOVED = (0.05, 0.1, 0.2, 0.3), 0.35
-"""How far a candidate is from a good point, as shares of each knob's scale, and the probability that a knob moves."""
+_WIDTHS = (0.05, 0.1, 0.2, 0.3)
 _LOOK_WIDTH = 0.5
 """How far first looks are from the default, as a share of each knob's scale: where it fails, hardly anything within a
 quarter hits either."""
@@ -85,14 +81,8 @@ def propose(
     if again is not None:
         return again
     rng = np.random.default_rng([setting.seed, len(curves) + len(running)])
-    stakes = _Stakes.of(setting, curves, best, left_s)
-    bet = _best_bet(setting, models, surrogate, _candidates(models, curves, entries, rng), stakes)
-    if best is None or bet is None or bet.gain >= _LITTLE:
-        return bet
-    # When what is near has been tried, the most is promised where nothing is known: by far corners and the shortest
-    # trainings, which keep none of it. What is near hits more often than the model says.
-    local = _best_bet(setting, models, surrogate, _near_hits(models, entries, rng), stakes, _LOCAL_LADDER)
-    return replace(local, gain=bet.gain) if local is not None else bet
+    places = _candidates(models, curves, entries, rng)
+    return _best_bet(setting, models, surrogate, places, _Stakes.of(setting, curves, best, left_s))
 
 
 def should_stop(setting: Setting, models: Models, curves: Sequence[Curve], running: Curve, proposal: Proposal) -> bool:
@@ -165,11 +155,11 @@ def _best_margin(curves: Sequence[Curve]) -> float:
 
 
 def _best_bet(
-    setting: Setting, models: Models, surrogate: Surrogate, places: Array, stakes: _Stakes, ladder: Array = _LADDER
+    setting: Setting, models: Models, surrogate: Surrogate, places: Array, stakes: _Stakes
 ) -> Proposal | None:
     """The candidate and horizon of most expected gain."""
     variant, points = setting.variant, models.encoding.params(places)
-    ladder = ladder if variant.horizon else ladder[:1]
+    ladder = _LADDER if variant.horizon else _LADDER[:1]
     lines = np.array([setting.line(p) for p in points])
     possible = np.isfinite(lines).all(axis=1)
     if not possible.all():
@@ -282,16 +272,8 @@ def _candidates(models: Models, curves: Sequence[Curve], entries: Sequence[Entry
     n_each = _N_NEAR * len(_WIDTHS)
     widths = np.tile(np.repeat(_WIDTHS, _N_NEAR), len(centers))
     found = [encoding.anywhere(rng, _N_RANDOM), centers]
-    found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, _MOVED))
+    found.append(encoding.near(np.repeat(centers, n_each, axis=0), rng, widths, 0.35))
     if models.setting.variant.recipes:
         default = np.repeat(encoding.places([models.setting.default]), _N_DEFAULT, axis=0)
         found += [encoding.places(models.setting.known), encoding.near(default, rng, np.full(_N_DEFAULT, 0.2), 0.7)]
     return np.concatenate(found)
-
-
-def _near_hits(models: Models, entries: Sequence[Entry], rng: np.random.Generator) -> Array:
-    """The best configurations that hit, and places near them."""
-    encoding = models.encoding
-    hits = encoding.places([e.params for e in entries if e.hits][:_N_BEST])
-    around = np.repeat(hits, _N_LOCAL // len(hits), axis=0)
-    return np.concatenate([hits, encoding.near(around, rng, np.resize(_WIDTHS, len(around)), _MOVED)])

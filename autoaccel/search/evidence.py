@@ -7,9 +7,8 @@ in log samples. Pure values; must not know records, budgets or models.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 BELIEF = "belief"
@@ -45,18 +44,8 @@ class Curve:
         return self.outcome in ("hit", "missed", "failed")
 
 
-_FAR = -8.0
-
-
 def bent(margin: float) -> float:
     """A margin with its far negative part compressed logarithmically; NaN counts as far away."""
     if not math.isfinite(margin):
-        margin = _FAR
+        margin = -8.0
     return margin if margin > -_BEND else -_BEND - math.log1p(-margin - _BEND)
-
-
-def best_so_far(margins: Sequence[float]) -> list[float]:
-    """The best margin up to each evaluation: any evaluation at the target is a hit, so what a training is worth is the
-    best that it has shown. Where it has diverged, it stays far away."""
-    best = accumulate(margins, max)
-    return [there if there <= bent(_FAR) else highest for there, highest in zip(margins, best, strict=True)]

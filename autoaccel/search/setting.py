@@ -140,5 +140,4 @@ class Proposal:
     reference_s: float = math.inf
     """The ERT to beat."""
     gain: float = 0.0
-    """The most expected improvement of log ERT that any training promises, as a rule this one; while nothing hits, of a
-    hit at `goal` over never hitting."""
+    """Expected improvement of log ERT by this training; while nothing hits, of a hit at `goal` over never hitting."""

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from autoaccel.search.encoding import Array, Encoding
-from autoaccel.search.evidence import BELIEF, Curve, best_so_far
+from autoaccel.search.evidence import BELIEF, Curve
 
 MOST_POINTS = 300
 """Evaluations the model is conditioned on; the hyperparameters are fitted on fewer."""
@@ -217,8 +217,7 @@ def _parts(points: Points) -> tuple[Array, Array, Array, NDArray[np.int64]]:
 def gather(
     encoding: Encoding, unit: float, curves: Sequence[Curve], most: int, per_curve: int = 4
 ) -> tuple[Points, Array]:
-    """The evaluations worth conditioning on: of each curve its last and a few before, fewer when there are many. Of an
-    evaluation the best margin so far counts.
+    """The evaluations worth conditioning on: of each curve its last and a few before, fewer when there are many.
 
     Past `most` the curves that came nearest to the target are kept with the newest.
     """
@@ -230,13 +229,13 @@ def gather(
         known = [pair for pair in known if pair[0] in kept]
     rows, log_samples, share, owner, margins = [], [], [], [], []
     for i, curve in known:
-        row, best = encoding.row(curve.params), best_so_far(curve.margins)
+        row = encoding.row(curve.params)
         for j in _chosen(curve, per_curve):
             rows.append(row)
             log_samples.append(math.log(curve.samples[j] / unit))
             share.append(min(1.0, curve.samples[j] / curve.horizon))
             owner.append(i)
-            margins.append(best[j])
+            margins.append(curve.margins[j])
     n_columns = len(encoding.group_of_column)
     points = Points(
         np.array(rows, dtype=float).reshape(len(rows), n_columns),

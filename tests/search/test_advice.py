@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from autoaccel.search import advice
 from autoaccel.search.acquisition import log_ert_gain
 from autoaccel.search.advice import Models, Proposal, Setting, Variant, answer, book, incumbent, propose, should_stop
 from autoaccel.search.book import deterministic
@@ -167,34 +166,6 @@ def test_a_race_is_a_bet_to_beat_the_incumbent() -> None:
         assert best is not None
         assert proposal.reference_s == pytest.approx(best.ert_s) and math.isinf(proposal.cap_s)
         assert seconds(proposal.params, proposal.horizon) <= best.ert_s * 1.001
-
-
-def shares_of_little_races(known: Setting) -> list[float]:
-    """How long races that promise little are, as shares of what they are to beat."""
-    _, proposals = study(60, known)
-    races = [p for p in proposals if p.purpose == "race" and p.gain < 0.003]
-    assert len(races) > 10
-    return [seconds(p.params, p.horizon) / p.reference_s for p in races]
-
-
-def test_a_race_that_promises_little_is_no_lottery_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When what is near has been tried, the shortest trainings would promise the most, and keep nothing of it."""
-    assert min(shares_of_little_races(setting())) > 0.5
-    monkeypatch.setattr(advice, "_LITTLE", 0.0)
-    assert min(shares_of_little_races(setting())) < 0.5
-
-
-def test_near_hits_are_the_best_configurations_that_hit_and_places_around_them() -> None:
-    known = setting()
-    curves, _ = study(25, known)
-    models = Models(known)
-    entries = book(known, models.of(curves), curves)
-    hits = [dict(e.params) for e in entries if e.hits][:4]
-    places = advice._near_hits(models, entries, np.random.default_rng(0))
-    centers = models.encoding.places(hits)
-    np.testing.assert_array_equal(places[: len(hits)], centers)
-    nearest = np.nanmax(np.abs(places[:, None, 1:3] - centers[None, :, 1:3]), axis=2).min(axis=1)
-    assert np.median(nearest) < 0.2 and len(places) > 300
 
 
 def test_horizons_grow_while_nothing_hits() -> None:

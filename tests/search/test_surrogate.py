@@ -12,7 +12,7 @@ from scipy import optimize
 from autoaccel.search import surrogate as module
 from autoaccel.search.acquisition import hit_probability, log_ert_gain
 from autoaccel.search.encoding import Encoding
-from autoaccel.search.evidence import Curve, bent, best_so_far
+from autoaccel.search.evidence import Curve, bent
 from autoaccel.search.surrogate import Surrogate, fit_scales
 from autoaccel.space.knobs import Knob
 from autoaccel.space.space import Space
@@ -144,21 +144,3 @@ def test_bent_margins_keep_their_order() -> None:
     margins = [-9.0, -3.0, -1.2, -1.0, -0.5, 0.0, 0.4]
     assert sorted(map(bent, margins)) == list(map(bent, margins))
     assert bent(math.nan) <= bent(-8.0) and bent(-0.7) == -0.7
-
-
-def test_the_best_so_far_never_falls_but_where_a_training_diverges() -> None:
-    assert best_so_far([]) == []
-    assert best_so_far([-1.0, -0.2, -0.5, 0.1, -0.3]) == [-1.0, -0.2, -0.2, 0.1, 0.1]
-    assert best_so_far([-1.0, -0.2, bent(math.nan)]) == [-1.0, -0.2, bent(math.nan)]
-
-
-def test_a_training_is_worth_the_best_that_it_has_shown(encoding: Encoding) -> None:
-    """Any evaluation at the target is a hit: one that falls back takes nothing away, one that diverges everything."""
-    knobs = {"a": 0.4, "b": "p"}
-
-    def expected(last: float) -> float:
-        evidence = [Curve(knobs, UNIT, (0.5 * UNIT, UNIT), (-0.1, last), 1.0, "missed")]
-        model = Surrogate(encoding, UNIT, evidence)
-        return float(model.predict(model.rows([knobs]), np.array([UNIT]))[0][0])
-
-    assert expected(-0.4) == expected(-0.1) > expected(bent(math.nan))
