@@ -1,10 +1,11 @@
 # make demo    tune the built-in digits task for 60 seconds, into runs/demo
-# make test    the whole quick test suite, two files of tests at a time (ARGS='-k budget' passes options to pytest)
+# make test    the whole quick test suite            (ARGS='-k budget' passes options to pytest)
 # make check   format, lint, types, import contracts
 # make clean   remove what the tools and the build left; runs/ and .venv stay
 #
 # The first three install what they need into .venv first, once; to start afresh, remove .venv. An environment of your own
 # with the package and its `dev` extra in it: make test VENV=/path/to/it. Another interpreter: make test PYTHON=python3.12
+# Two files of tests run at a time; one after another in the same process, for a debugger: make test JOBS=0
 
 PYTHON ?= python3
 VENV ?= .venv
